@@ -1,0 +1,60 @@
+"""What does the gradient of a network of one input look like along that input?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .canvas import RASTERISE_ABOVE, canvas, label_y
+from .frames import drawable, note_left_out, require
+from .style import BLUE, house_style
+
+
+def traces(
+    frame: pd.DataFrame,
+    *,
+    columns: int = 2,
+    x_label: str = "input x (dimensionless)",
+    y_label: str = "df/dx (scaled per panel)",
+    ax: Axes | None = None,
+) -> Figure:
+    """Small multiples of input gradients along a line of inputs, noise for comparison included.
+
+    Args:
+        frame: Columns `family`, `layers` (NaN for a noise), `x`, `value`; one panel per family
+            and depth, in order of appearance. When there are several seeds the first is drawn,
+            for a mean of traces would look like none of them; the title says so.
+        columns: Panels per row.
+        x_label: With unit.
+        y_label: With unit. Each panel has its own scale, since gradients of deep and shallow
+            networks differ by orders of magnitude and their shape is the question.
+        ax: Axes to divide into panels; None for a new figure.
+
+    Source:
+        Balduzzi et al. (2017), arXiv:1702.08591, figure 1.
+    """
+    require(frame, ["family", "layers", "x", "value"], "traces")
+    groups: list[tuple[Any, pd.DataFrame]] = list(
+        frame.groupby(["family", "layers"], sort=False, dropna=False)
+    )
+    with house_style():
+        figure, axes = canvas(ax, len(groups), columns=columns, height=1.75, share_x=True)
+        for axis, ((family, layers), rows) in zip(axes, groups, strict=True):
+            title = str(family) if pd.isna(layers) else f"{family}, {layers:g} layer{'s' * (layers != 1)}"
+            if "seed" in rows.columns and rows["seed"].nunique() > 1:
+                rows = rows[rows["seed"] == rows["seed"].iloc[0]]
+                title = f"{title} (seed {rows['seed'].iloc[0]})"
+            kept, left_out = drawable(rows, ["x", "value"])
+            kept = kept.sort_values("x")
+            axis.plot(
+                kept["x"], kept["value"], color=BLUE, linewidth=0.8, rasterized=len(kept) > RASTERISE_ABOVE
+            )
+            axis.set_title(title)
+            axis.set_xlabel(x_label if axis in axes[-min(columns, len(axes)) :] else "")
+            axis.locator_params(axis="y", nbins=4)
+            note_left_out(axis, left_out, len(rows))
+        label_y(figure, axes, y_label, ax)
+    return figure

@@ -1,0 +1,1 @@
+"""A Problem in, tensors out: what drives backward passes through a network."""

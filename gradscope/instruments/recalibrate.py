@@ -1,0 +1,50 @@
+"""Batch-norm statistics estimated anew for a network that has just been altered."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from gradscope.instruments.batch_norm import batch_norm_layers
+
+
+@contextmanager
+def recalibrated(model: nn.Module, batches: Sequence[Tensor]) -> Iterator[None]:
+    """Let stored batch-norm statistics be those of `batches`, averaged over them, while the block lasts.
+
+    A lesion leaves the statistics of the intact network behind; most of what is called ensemble-like
+    degradation in networks with batch normalisation is that mismatch, not missing paths. One pass
+    without gradients for each batch, no labels; statistics, counters and modes are put back on leaving.
+
+    Args:
+        model: Network in the state to calibrate, for example inside `lesion`. Without batch-norm
+            modules nothing happens.
+        batches: Inputs, each [N, ...]; the variance is the unbiased one, as torch stores it.
+    """
+    layers = [layer for layer in batch_norm_layers(model) if layer.track_running_stats]
+    if not layers:
+        yield
+        return
+    found = [
+        (layer, layer.momentum, layer.training, {n: b.clone() for n, b in layer.named_buffers(recurse=False)})
+        for layer in layers
+    ]
+    try:
+        for layer in layers:
+            layer.reset_running_stats()
+            # Without momentum, torch averages the batches with equal weight.
+            layer.momentum = None
+            layer.train()
+        with torch.no_grad():
+            for inputs in batches:
+                model(inputs)
+        for layer in layers:
+            layer.eval()
+        yield
+    finally:
+        for layer, momentum, training, buffers in found:
+            layer.momentum = momentum
+            layer.training = training
+            for name, value in buffers.items():
+                getattr(layer, name).copy_(value)

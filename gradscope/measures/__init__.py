@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: what is computed from gradients, knowing nothing of networks."""

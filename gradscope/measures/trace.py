@@ -1,0 +1,95 @@
+"""What a gradient trace along a line looks like: brown noise, white noise, or something between."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def autocorrelation(trace: Tensor, lags: int) -> Tensor:
+    """Autocorrelation of evenly spaced values at lags 0..lags, mean removed.
+
+    The standard biased estimator r_k = sum_{i <= M-k} z_i z_{i+k} / sum_i z_i^2 with z = g - mean(g). It is
+    bounded by 1 and positive semi-definite; white noise has mean -1/M and standard deviation 1/sqrt(M).
+
+    Args:
+        trace: Values on an even grid, shape [..., M].
+        lags: Largest lag, below M.
+
+    Returns:
+        Shape [..., lags + 1], dimensionless, float64; r_0 = 1. NaN for a trace without variance.
+
+    Raises:
+        ValueError: Fewer than two values, or a lag that the trace is too short for.
+
+    Source:
+        Balduzzi et al. (2017), arXiv:1702.08591, figure 2.
+    """
+    points = trace.shape[-1] if trace.ndim else 0
+    if points < 2 or not 0 <= lags < points:
+        raise ValueError(f"autocorrelation at lags 0..{lags} needs more than {max(lags, 1)} values, got {points}.")
+    centred = trace.double() - trace.double().mean(dim=-1, keepdim=True)
+    products = [(centred[..., : points - k] * centred[..., k:]).sum(dim=-1) for k in range(lags + 1)]
+    # A trace of equal values leaves rounding behind when its mean is removed; its variance is zero.
+    constant = trace.amax(dim=-1) == trace.amin(dim=-1)
+    result = torch.stack(products, dim=-1) / products[0].unsqueeze(-1)
+    return torch.where(constant.unsqueeze(-1), math.nan, result)
+
+
+def spectral_slope(trace: Tensor) -> Tensor:
+    """Slope of log power against log frequency: 0 for white noise, -2 for brown noise.
+
+    Least squares over the lowest half of the frequencies of the periodogram, mean removed, Hann window.
+    The whole band would bias brown noise to about -1.8.
+
+    Args:
+        trace: Values on an even grid, shape [..., M] with M >= 8.
+
+    Returns:
+        Shape [...], dimensionless, float64. NaN for a trace without variance.
+
+    Raises:
+        ValueError: Fewer than eight values.
+    """
+    points = trace.shape[-1] if trace.ndim else 0
+    if points < 8:
+        raise ValueError(f"spectral_slope needs at least 8 values to fit a slope, got {points}.")
+    values = trace.double()
+    window = torch.hann_window(points, dtype=values.dtype, device=values.device)
+    spectrum = torch.fft.rfft((values - values.mean(dim=-1, keepdim=True)) * window).abs().square()
+    used = points // 4
+    power = spectrum[..., 1 : used + 1].log()
+    frequency = torch.arange(1, used + 1, dtype=values.dtype, device=values.device).log()
+    frequency = frequency - frequency.mean()
+    slope = (power * frequency).sum(dim=-1) / frequency.square().sum()
+    return torch.where(torch.isfinite(slope), slope, math.nan)
+
+
+def von_neumann_ratio(trace: Tensor) -> Tensor:
+    """Sum of squared steps over the sum of squared deviations: 2 for white noise, near 0 for brown.
+
+    Args:
+        trace: Values on an even grid, shape [..., M] with M >= 2.
+
+    Returns:
+        Shape [...], dimensionless, in [0, 4], float64. NaN for a trace without variance.
+
+    Raises:
+        ValueError: Fewer than two values.
+    """
+    if trace.ndim == 0 or trace.shape[-1] < 2:
+        raise ValueError(f"von_neumann_ratio needs at least 2 values, got shape {list(trace.shape)}.")
+    values = trace.double()
+    centred = values - values.mean(dim=-1, keepdim=True)
+    ratio = values.diff(dim=-1).square().sum(dim=-1) / centred.square().sum(dim=-1)
+    return torch.where(trace.amax(dim=-1) == trace.amin(dim=-1), math.nan, ratio)
+
+
+def distinct_values(trace: Tensor) -> int:
+    """How many different values a trace [M] takes, up to rounding at 1e-9 of its range.
+
+    Below 10, an autocorrelation describes steps, not noise (a zero-bias ReLU network of a scalar has 2).
+    """
+    values = trace.double().sort().values
+    span = float(values[-1] - values[0])
+    return 1 if span == 0 else int((values.diff() > 1e-9 * span).sum()) + 1

@@ -1,0 +1,120 @@
+"""The residual network of He et al. for CIFAR, which also runs on smaller images."""
+
+from torch import nn
+
+from gradscope.nets.blocks import Residual, SubsampleAndPad
+from gradscope.nets.initialisation import initialise
+from gradscope.nets.network import Network, chain
+from gradscope.nets.options import choice, whole
+
+
+def resnet(
+    depth: int = 20,
+    *,
+    channels: int = 3,
+    classes: int = 10,
+    width: int = 16,
+    activation: str = "pre",
+    shortcut: str = "projection",
+    beta: float = 1.0,
+) -> Network:
+    """A 3x3 convolution, three stages of n blocks of two 3x3 convolutions, average pooling, a linear readout.
+
+    A block is x <- S(x) + beta F(x) (`pre`) or x <- relu(S(x) + beta F(x)) (`post`). The stages have `width`,
+    2 `width` and 4 `width` channels; the second and third begin with stride 2.
+
+    Args:
+        depth: Layers with weights along the longest path, 6n + 2: 8, 14, 20, ..., 110. `blocks` has 3n.
+        channels: Channels of the images.
+        classes: Numbers that come out.
+        width: Channels of the first stage.
+        activation: `pre`, F = conv relu BN conv relu BN (read from the right; He et al. 2016), or `post`,
+            F = BN conv relu BN conv (He et al. 2015).
+        shortcut: S in the two blocks that change shape. `projection`, a 1x1 convolution: of the BN-ReLU that
+            the branch reads too (`pre`), or followed by BN (`post`). `padding`, subsampling and zero
+            channels, without parameters. `none` leaves out all shortcuts, those of other blocks too.
+        beta: Scale of the branches.
+
+    Returns:
+        The network, convolutions without biases, weights drawn N(0, 2 / fan_in) from torch's global
+        generator. [N, channels, H, W] to [N, classes]; H and W of at least 4.
+
+    Raises:
+        ValueError: A depth that is not 6n + 2, or another option out of range.
+
+    Source:
+        He et al. (2015), arXiv:1512.03385, section 4.2; He et al. (2016), arXiv:1603.05027.
+    """
+    whole("depth", depth, least=1)
+    if depth < 8 or depth % 6 != 2:
+        lower = max(8, (depth - 2) // 6 * 6 + 2)
+        near = f"{lower} or {lower + 6}" if depth > 8 else "8"
+        raise ValueError(
+            f"The depth of this network is 6n + 2 with n >= 1 blocks a stage; got {depth}. Take {near}."
+        )
+    for option, value in {"channels": channels, "classes": classes, "width": width}.items():
+        whole(option, value, least=1)
+    choice("activation", activation, ("pre", "post"))
+    choice("shortcut", shortcut, ("projection", "padding", "none"))
+
+    blocks, before = [], width
+    for stage in range(3):
+        after = width * 2**stage
+        for position in range((depth - 2) // 6):
+            stride = 2 if stage > 0 and position == 0 else 1
+            block = _pre_activation if activation == "pre" else _post_activation
+            blocks.append(block(before, after, stride, shortcut, beta))
+            before = after
+    stem, last = _conv(channels, width), nn.Linear(before, classes)
+    pool = chain(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), linear=last)
+    if activation == "post":
+        stem = chain(conv=stem, norm=nn.BatchNorm2d(width), relu=nn.ReLU())
+        return initialise(Network(stem, blocks, pool), "he")
+    return initialise(
+        Network(stem, blocks, chain(norm=nn.BatchNorm2d(before), relu=nn.ReLU(), **_named(pool))), "he"
+    )
+
+
+def _conv(before: int, after: int, stride: int = 1, size: int = 3) -> nn.Module:
+    return nn.Conv2d(before, after, size, stride=stride, padding=size // 2, bias=False)
+
+
+def _named(modules: nn.Sequential) -> dict[str, nn.Module]:
+    return dict(modules.named_children())
+
+
+def _pre_activation(before: int, after: int, stride: int, shortcut: str, beta: float) -> Residual:
+    shared = chain(norm1=nn.BatchNorm2d(before), relu1=nn.ReLU())
+    rest = chain(
+        conv1=_conv(before, after, stride),
+        norm2=nn.BatchNorm2d(after),
+        relu2=nn.ReLU(),
+        conv2=_conv(after, after),
+    )
+    if before != after and shortcut == "projection":
+        return Residual(rest, _conv(before, after, stride, size=1), beta=beta, before=shared)
+    return Residual(
+        chain(**_named(shared), **_named(rest)),
+        _without_parameters(before, after, stride, shortcut),
+        beta=beta,
+    )
+
+
+def _post_activation(before: int, after: int, stride: int, shortcut: str, beta: float) -> Residual:
+    branch = chain(
+        conv1=_conv(before, after, stride),
+        norm1=nn.BatchNorm2d(after),
+        relu1=nn.ReLU(),
+        conv2=_conv(after, after),
+        norm2=nn.BatchNorm2d(after),
+    )
+    skip = _without_parameters(before, after, stride, shortcut)
+    if before != after and shortcut == "projection":
+        skip = chain(conv=_conv(before, after, stride, size=1), norm=nn.BatchNorm2d(after))
+    return Residual(branch, skip, beta=beta, after=nn.ReLU())
+
+
+def _without_parameters(before: int, after: int, stride: int, shortcut: str) -> nn.Module | None:
+    if shortcut == "none":
+        return None
+    return nn.Identity() if before == after else SubsampleAndPad(after - before, stride)

@@ -1,0 +1,240 @@
+"""A network, its per-example loss, and the data on which they are looked at."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gradscope.instruments.batch_norm import MODES, batch_norm, described
+from gradscope.instruments.quiet import left_as_found
+
+Batch = tuple[Any, Tensor | None]
+
+
+def half_squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """Half the squared distance of each example, summed over its outputs: [N]."""
+    return (output - target).square().flatten(start_dim=1).sum(dim=1) / 2
+
+
+def _cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    if output.ndim != 2:
+        raise ValueError(
+            f"loss='cross_entropy' wants logits of shape [N, classes], the model returned {list(output.shape)}. "
+            "Pass loss=f(output, target) that returns one loss per example, [N] (for a language model: the "
+            "sum over an example's unmasked tokens)."
+        )
+    return functional.cross_entropy(output, target, reduction="none")
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": _cross_entropy,
+    "half_squared_error": half_squared_error,
+}
+
+
+class Problem:
+    """What every study is asked about: network + data + per-example loss.
+
+    Args:
+        model: Any eager `nn.Module`. In half precision a float32 copy is measured instead.
+        data: `(x, y)`, `x` alone (where no loss is needed), a dict batch with its targets under
+            `labels`, or a re-iterable of any of these. A `DataSet` stands for its training pair.
+        loss: `"cross_entropy"`, `"half_squared_error"`, a loss module (rebuilt with
+            `reduction="none"`), or `f(output, target)` returning one loss per example, [N].
+        reduction: `"mean"` or `"sum"` over all examples of all batches.
+        batch_norm: One of `auto`, `frozen`, `running`, `train`, `own`; see `instruments.batch_norm`.
+        forward: `f(model, inputs) -> output tensor` where `model(inputs)` (or `model(**inputs)`
+            for a dict) is not right.
+
+    Raises:
+        ValueError: Data that is empty or can be read once only, an unknown loss, reduction or mode.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
+        *,
+        reduction: str = "mean",
+        batch_norm: str = "auto",
+        forward: Callable[[nn.Module, Any], Any] | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"Problem(model, data, loss): model is an nn.Module, got {type(model).__name__}.")
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction is 'mean' or 'sum', got {reduction!r}.")
+        if batch_norm not in MODES:
+            raise ValueError(f"batch_norm is one of {', '.join(MODES)}, got {batch_norm!r}.")
+        halved = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters())
+        self.model = copy.deepcopy(model).float() if halved else model
+        self.data = _checked(data)
+        self.loss, self.loss_name = _per_example(loss)
+        self.reduction = reduction
+        self.batch_norm = batch_norm
+        self.forward = forward
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by name, each tensor once."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @property
+    def batch_norm_name(self) -> str:
+        """The meaning of batch normalisation in force, as result rows name it."""
+        return described(self.model, self.batch_norm)
+
+    @property
+    def device(self) -> torch.device:
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next((p.dtype for p in self.model.parameters()), torch.get_default_dtype())
+
+    def batches(self) -> Iterator[Batch]:
+        """Every batch as (inputs, targets or None), on the model's device, float inputs in its dtype."""
+        for batch in self.data:
+            inputs, targets = _split(batch)
+            yield self._placed(inputs), None if targets is None else targets.to(self.device)
+
+    def first_batch(self) -> Batch:
+        return next(self.batches())
+
+    @property
+    def examples(self) -> int:
+        """Number of examples in all batches."""
+        return sum(_length(_split(batch)[0]) for batch in self.data)
+
+    @contextmanager
+    def prepared(self) -> Iterator[nn.Module]:
+        """The model, ready to be measured: eval mode, batch normalisation as asked, left as found."""
+        with left_as_found(self.model), batch_norm(self.model, self.batch_norm):
+            self.model.eval()
+            yield self.model
+
+    def outputs(self, inputs: Any) -> Tensor:
+        """The model's output tensor for one batch of inputs (`.logits` of a structured output)."""
+        if self.forward is not None:
+            output = self.forward(self.model, inputs)
+        elif isinstance(inputs, Mapping):
+            output = self.model(**inputs)
+        else:
+            output = self.model(inputs)
+        output = getattr(output, "logits", output)
+        if not isinstance(output, Tensor):
+            raise ValueError(
+                f"The model returned {type(output).__name__}, but one tensor is needed. Pass "
+                "forward=lambda model, inputs: ... that picks it."
+            )
+        return output
+
+    def losses(self, inputs: Any, targets: Tensor | None) -> Tensor:
+        """One loss per example of a batch, [N].
+
+        Raises:
+            ValueError: No targets, or a loss that is not [N].
+        """
+        if targets is None:
+            raise ValueError("This measurement needs a loss, but the data has no targets. Pass data=(x, y).")
+        output = self.outputs(inputs)
+        losses = self.loss(output, targets)
+        if losses.ndim != 1 or len(losses) != _length(inputs):
+            raise ValueError(
+                f"The loss must return one value per example, shape [{_length(inputs)}], got "
+                f"{list(losses.shape)}. Use reduction='none', or sum over everything but the examples."
+            )
+        return losses
+
+    def value(self, inputs: Any, targets: Tensor | None) -> Tensor:
+        """This batch's share of the whole loss: batches' shares add up to it, whatever their sizes."""
+        total = self.losses(inputs, targets).sum()
+        return total / self.examples if self.reduction == "mean" else total
+
+    def _placed(self, inputs: Any) -> Any:
+        if isinstance(inputs, Mapping):
+            return {key: self._placed(value) for key, value in inputs.items()}
+        if isinstance(inputs, Tensor):
+            return inputs.to(self.device, self.dtype if inputs.is_floating_point() else inputs.dtype)
+        return inputs
+
+
+def as_problem(problem: Any, **options: Any) -> Problem:
+    """A `Problem`, from one or from a bare `(model, data)` pair.
+
+    Raises:
+        ValueError: Anything else, with what to pass.
+    """
+    if isinstance(problem, Problem):
+        return problem
+    if isinstance(problem, tuple) and len(problem) == 2 and isinstance(problem[0], nn.Module):
+        return Problem(*problem, **options)
+    raise ValueError(
+        f"A Problem or a pair (model, data) is needed, got {type(problem).__name__}. "
+        "Write Problem(model, (x, y))."
+    )
+
+
+def _checked(data: Any) -> Iterable[Any]:
+    data = getattr(data, "train", data)
+    if isinstance(data, Tensor | Mapping) or _is_pair(data):
+        data = [data]
+    elif iter(data) is data:
+        raise ValueError(
+            "data is an iterator, which can be read only once, but measurements read it several times. "
+            "Pass list(data), or an object whose __iter__ starts anew, such as a DataLoader."
+        )
+    lengths = [_length(_split(batch)[0]) for batch in data]
+    if not lengths or 0 in lengths:
+        raise ValueError(f"data has batches of {lengths} examples; each needs at least one.")
+    for batch in data:
+        inputs, targets = _split(batch)
+        if targets is not None and len(targets) != _length(inputs):
+            raise ValueError(f"A batch has {_length(inputs)} inputs but {len(targets)} targets.")
+    return data
+
+
+def _is_pair(data: Any) -> bool:
+    return isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
+
+
+def _split(batch: Any) -> Batch:
+    if isinstance(batch, Mapping):
+        return {key: value for key, value in batch.items() if key != "labels"}, batch.get("labels")
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    raise ValueError(f"A batch is (x, y), x, or a dict with 'labels', got {type(batch).__name__}.")
+
+
+def _length(inputs: Any) -> int:
+    if isinstance(inputs, Mapping):
+        return next((len(value) for value in inputs.values() if isinstance(value, Tensor)), 0)
+    return len(inputs)
+
+
+def _per_example(loss: Any) -> tuple[Callable[[Tensor, Tensor], Tensor], str]:
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise ValueError(f"loss is one of {', '.join(LOSSES)} or a function, got {loss!r}.")
+        return LOSSES[loss], loss
+    if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
+        averaged = loss.reduction == "mean"
+        rebuilt = copy.copy(loss)
+        rebuilt.reduction = "none"
+
+        def per_example(output: Tensor, target: Tensor) -> Tensor:
+            losses = rebuilt(output, target)
+            if losses.ndim == 1:
+                return losses
+            return losses.flatten(start_dim=1).mean(dim=1) if averaged else losses.flatten(start_dim=1).sum(dim=1)
+
+        return per_example, type(loss).__name__
+    if callable(loss):
+        return loss, getattr(loss, "__name__", type(loss).__name__)
+    raise ValueError(f"loss is a name, a module or f(output, target) -> [N], got {type(loss).__name__}.")

@@ -1,0 +1,164 @@
+"""A study over a grid of conditions: computed once, kept, and resumed where it was interrupted."""
+
+import hashlib
+import inspect
+import itertools
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache as remembered
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gradscope.progress import progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Condition = dict[str, Any]
+
+
+def grid(**axes: Iterable[Any] | Any) -> list[Condition]:
+    """All combinations of the axes' values; the last axis varies fastest.
+
+    Example:
+        >>> grid(depth=[10, 50], seed=range(2))
+        [{'depth': 10, 'seed': 0}, {'depth': 10, 'seed': 1}, {'depth': 50, 'seed': 0}, {'depth': 50, 'seed': 1}]
+    """
+    values = [[v] if isinstance(v, str) or not isinstance(v, Iterable) else list(v) for v in axes.values()]
+    return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*values)]
+
+
+def sweep(
+    study: Callable[..., "pd.DataFrame"],
+    conditions: Sequence[Condition],
+    *,
+    cache: Path | None = None,
+    key: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    show: bool | None = None,
+) -> "pd.DataFrame":
+    """Run `study(**condition)` for every condition and stack the frames.
+
+    Each cell runs on one thread, several cells at a time in processes of their own, so the table depends
+    neither on their number nor on their order. With a cache, finished cells are files: an interrupted
+    sweep resumes, and a second call reads. A cell's key holds its condition, `key`, and a hash of the
+    package's source and of the study's own file, so no number survives an edit.
+
+    Args:
+        study: A function of the module's top level, returning a tidy frame.
+        conditions: Its arguments; they become the first columns of the result.
+        cache: Folder for finished cells; None keeps nothing.
+        key: What else the numbers depend on, such as the hash of a data set.
+        workers: Processes; None uses the machine's cores, 1 stays in this process.
+        show: As in `progress`.
+
+    Raises:
+        ValueError: No conditions; or the study returns a column that the sweep also sets.
+    """
+    import pandas as pd
+
+    if not conditions:
+        raise ValueError("sweep needs at least one condition, got none.")
+    paths = [None if cache is None else cache / f"{_key(study, c, key)}.parquet" for c in conditions]
+    missing = [place for place, path in enumerate(paths) if path is None or not path.exists()]
+    frames: dict[int, pd.DataFrame] = {
+        place: pd.read_parquet(path) for place, path in enumerate(paths) if path is not None and path.exists()
+    }
+    workers = min(len(missing), workers or os.cpu_count() or 1)
+    with progress(study.__name__.strip("_").replace("_", " "), len(missing), show=show) as advance:
+        for place, frame in _computed(study, conditions, missing, paths, workers):
+            frames[place] = frame
+            advance(1)
+    return pd.concat(
+        [_labelled(frames[place], condition, study) for place, condition in enumerate(conditions)],
+        ignore_index=True,
+    )
+
+
+def _computed(
+    study: Callable[..., "pd.DataFrame"],
+    conditions: Sequence[Condition],
+    places: Sequence[int],
+    paths: Sequence[Path | None],
+    workers: int,
+) -> Iterable[tuple[int, "pd.DataFrame"]]:
+    if workers <= 1:
+        threads = torch.get_num_threads()
+        try:
+            for place in places:
+                yield _cell(study, conditions[place], place, paths[place])
+        finally:
+            torch.set_num_threads(threads)
+        return
+    from joblib import Parallel, delayed, parallel_config
+
+    with parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
+        calls = (delayed(_cell)(study, conditions[place], place, paths[place]) for place in places)
+        yield from Parallel(return_as="generator_unordered", batch_size=1)(calls)
+
+
+def _cell(
+    study: Callable[..., "pd.DataFrame"], condition: Condition, place: int, path: Path | None
+) -> tuple[int, "pd.DataFrame"]:
+    torch.set_num_threads(1)
+    frame = study(**condition)
+    if path is not None:
+        _write(frame, path)
+    return place, frame
+
+
+def _write(frame: "pd.DataFrame", path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    os.close(handle)
+    try:
+        frame.to_parquet(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _labelled(frame: "pd.DataFrame", condition: Condition, study: Callable[..., Any]) -> "pd.DataFrame":
+    both = [name for name in condition if name in frame.columns]
+    if both:
+        raise ValueError(
+            f"{study.__name__} returns columns {both} that the sweep also sets, so one of the two would be lost. "
+            "Rename the condition or the column."
+        )
+    labels = {name: value if _is_plain(value) else str(value) for name, value in condition.items()}
+    return frame.assign(**labels)[[*labels, *frame.columns]]
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def _key(study: Callable[..., Any], condition: Condition, further: Mapping[str, Any] | None) -> str:
+    facts = {
+        "study": f"{study.__module__.rpartition('.')[2]}.{study.__qualname__}",
+        "condition": condition,
+        "further": dict(further or {}),
+        "source": source_hash(),
+        "file": hashlib.sha256(Path(inspect.getfile(study)).read_bytes()).hexdigest(),
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+@remembered
+def source_hash(*rooms: str) -> str:
+    """Hash of the source that numbers come from; of some rooms or files of the package only, if named."""
+    folder = Path(sys.modules["gradscope"].__file__ or "").parent
+    chosen = rooms or ("curvature", "gradients", "instruments", "measures", "nets", "probes", "studies", "theory")
+    always = () if rooms else ("data.py", "problem.py", "training.py")
+    files = [f for room in (*chosen, *always) for f in ([folder / room] if room.endswith(".py") else (folder / room).rglob("*.py"))]
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,223 @@
+"""Small made-up frames of the shapes the studies hand back, one per figure."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+
+def correlation_frame(seeds: int = 5) -> pd.DataFrame:
+    draw = np.random.default_rng(0)
+    laws = {
+        "plain": lambda d: 0.5**d,
+        "residual": lambda d: 0.75**d,
+        "residual, batch norm": lambda d: d**-0.73,
+    }
+    rows = [
+        (
+            family,
+            seed,
+            "gradient_correlation",
+            "1",
+            depth,
+            law(depth) * np.exp(0.1 * draw.standard_normal()),
+            "ok",
+        )
+        for family, law in laws.items()
+        for seed in range(seeds)
+        for depth in (1, 2, 4, 8, 16)
+    ]
+    return pd.DataFrame(rows, columns=["family", "seed", "quantity", "unit", "depth", "value", "status"])
+
+
+def correlation_theory() -> pd.DataFrame:
+    depth = np.geomspace(1, 16, 30)
+    parts = [("plain", 0.5**depth, "2^-L"), ("residual", 0.75**depth, "(3/4)^L")]
+    return pd.concat(
+        [pd.DataFrame({"family": f, "depth": depth, "value": v, "law": law}) for f, v, law in parts],
+        ignore_index=True,
+    )
+
+
+def trace_frame() -> pd.DataFrame:
+    draw = np.random.default_rng(1)
+    x = np.linspace(-2, 2, 256)
+    white, brown = draw.standard_normal(256), np.cumsum(draw.standard_normal(256))
+    parts = [
+        ("plain", 1, np.sign(x) + 0.2 * x),
+        ("plain", 24, white * 1e-6),
+        ("residual", 50, brown + 0.5 * white),
+        ("brown noise", np.nan, brown),
+        ("white noise", np.nan, white),
+    ]
+    return pd.concat(
+        [pd.DataFrame({"family": f, "layers": layers, "x": x, "value": v}) for f, layers, v in parts],
+        ignore_index=True,
+    )
+
+
+def autocorrelation_frame() -> pd.DataFrame:
+    rows = []
+    for family, reach in {"plain": 0.7, "residual": 0.93}.items():
+        for layers in (2, 10, 24, 50):
+            for seed in range(5):
+                for lag in range(16):
+                    value = reach ** (lag * layers / 10) + 0.01 * ((seed * 7 + lag * 3) % 5 - 2) * (lag > 0)
+                    rows.append((family, layers, seed, lag, value))
+    frame = pd.DataFrame(rows, columns=["family", "layers", "seed", "lag", "value"])
+    return frame.assign(band_low=-0.12, band_high=0.12)
+
+
+def lesion_frame() -> pd.DataFrame:
+    draw = np.random.default_rng(2)
+    rows = []
+    for family, base in {"residual": 0.05, "plain": 0.8}.items():
+        for seed in range(5):
+            for index in range(12):
+                kind = "projection" if index in (4, 8) and family == "residual" else "identity"
+                for statistics in ("stale", "recalibrated"):
+                    value = base + 0.02 * abs(draw.standard_normal()) + 0.15 * (kind == "projection")
+                    value -= 0.02 * (statistics == "recalibrated")
+                    rows.append(
+                        (family, seed, index, f"blocks.{index}", kind, statistics, "error", max(value, 0.0))
+                    )
+            rows.append((family, seed, np.nan, "", "", "stale", "intact_error", 0.03))
+            rows.append((family, seed, np.nan, "", "", "stale", "chance_error", 0.9))
+    return pd.DataFrame(
+        rows, columns=["family", "seed", "index", "junction", "kind", "statistics", "quantity", "value"]
+    )
+
+
+def lesion_set_frame() -> pd.DataFrame:
+    draw = np.random.default_rng(3)
+    rows = [
+        (
+            seed,
+            statistics,
+            count,
+            "error",
+            min(0.9, 0.03 + slope * count**1.5 * (1 + 0.4 * abs(draw.standard_normal()))),
+        )
+        for statistics, slope in {"stale": 0.02, "recalibrated": 0.008}.items()
+        for seed in range(5)
+        for count in range(11)
+        for _ in range(4)
+    ]
+    frame = pd.DataFrame(rows, columns=["seed", "statistics", "deleted", "quantity", "value"])
+    lines = pd.DataFrame(
+        {"statistics": ["stale", "stale"], "quantity": ["intact_error", "chance_error"], "value": [0.03, 0.9]}
+    )
+    return pd.concat([frame, lines], ignore_index=True)
+
+
+def path_frame() -> pd.DataFrame:
+    from scipy.stats import binom
+
+    length = np.arange(28)
+    parts = []
+    for state, share in {"at initialisation": 0.3, "trained": 0.15}.items():
+        for seed in range(5):
+            curves = {
+                "signed_share": binom.pmf(length, 27, share + 0.01 * seed) - 0.01 * (length > 12),
+                "coherent_norm_share": binom.pmf(length, 27, share + 0.02 + 0.01 * seed),
+                "incoherent_norm_share": binom.pmf(length, 27, share - 0.03 + 0.01 * seed),
+                "veit_product_share": binom.pmf(length, 27, share + 0.1 + 0.01 * seed),
+                "path_count_share": binom.pmf(length, 27, 0.5),
+            }
+            parts += [
+                pd.DataFrame({"state": state, "seed": seed, "quantity": q, "path_length": length, "value": v})
+                for q, v in curves.items()
+            ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def condition_frame() -> pd.DataFrame:
+    rows = []
+    for network, rate in {
+        "2-shortcut": 0.0,
+        "1-shortcut": 0.03,
+        "plain, Xavier": 0.25,
+        "plain, orthogonal": 0.15,
+    }.items():
+        for layers in (2, 4, 8, 16):
+            for seed in range(5):
+                status = "unconverged" if network == "plain, Xavier" and layers == 16 and seed == 0 else "ok"
+                noise = 1 + 0.1 * seed
+                rows.append(
+                    (network, layers, seed, "condition_number", 5 * np.exp(rate * layers) * noise, status)
+                )
+                rows.append(
+                    (network, layers, seed, "lambda_max", 1.5 * np.exp(rate * layers / 2) * noise, status)
+                )
+    frame = pd.DataFrame(rows, columns=["network", "layers", "seed", "quantity", "value", "status"])
+    return frame.assign(definition="largest over 10th percentile")
+
+
+def condition_theory() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"network": "2-shortcut", "layers": [2, 16], "value": [6.0, 6.0], "law": "depth-independent"}
+    )
+
+
+def stem_frame() -> pd.DataFrame:
+    sigma = [0.3, 0.7, 1.1]
+    rows = [
+        (blocks, quantity, sign * s)
+        for blocks in (1, 4)
+        for s in sigma
+        for sign in (-1, 1)
+        for quantity, times in (("eigenvalue", 3 * blocks), ("closed_form", 1))
+        for _ in range(times)
+    ]
+    return pd.DataFrame(rows, columns=["blocks", "quantity", "value"])
+
+
+def density_frame() -> pd.DataFrame:
+    place = np.concatenate([-np.geomspace(2, 1e-3, 100), np.geomspace(1e-3, 40, 150)])
+    parts = []
+    for family, spread in {"plain": 1.5, "residual": 0.4}.items():
+        value = np.exp(-np.abs(place) / spread) + 1e-3 * np.exp(-((place - 20 * spread) ** 2) / 2)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "quantity": "density",
+                    "eigenvalue": place,
+                    "value": value,
+                    "low": value / 1.4,
+                    "high": value * 1.4,
+                }
+            ).assign(family=family)
+        )
+        top = np.array([20.0, 12.0, 6.0, -0.8]) * spread
+        parts.append(
+            pd.DataFrame(
+                {"quantity": "eigenvalue", "value": top, "low": top - 0.02, "high": top + 0.02}
+            ).assign(family=family)
+        )
+        parts.append(pd.DataFrame({"quantity": "resolution", "value": [0.05]}).assign(family=family))
+    return pd.concat(parts, ignore_index=True)
+
+
+# name of the figure -> frame and options
+EXAMPLES = {
+    "correlation_against_depth": lambda: (correlation_frame(), {"theory": correlation_theory()}),
+    "traces": lambda: (trace_frame(), {}),
+    "autocorrelation": lambda: (autocorrelation_frame(), {}),
+    "lesions": lambda: (lesion_frame(), {}),
+    "lesion_sets": lambda: (lesion_set_frame(), {}),
+    "path_lengths": lambda: (path_frame(), {}),
+    "condition_against_depth": lambda: (condition_frame(), {"theory": condition_theory()}),
+    "eigenvalue_stems": lambda: (stem_frame(), {}),
+    "spectral_density": lambda: (density_frame(), {}),
+}
+
+
+@pytest.fixture(params=sorted(EXAMPLES))
+def example(request):
+    """Name of a figure, a frame for it, and its options."""
+    return (request.param, *EXAMPLES[request.param]())
+
+
+@pytest.fixture
+def examples():
+    """All of them, by name."""
+    return EXAMPLES
