@@ -7,8 +7,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Arguments of torch's own installation, e.g. --index-url <PyTorch's CPU index> on a machine without a GPU.
 TORCH_ARGS ?=
-# Two worker processes. More workers than cores only take each other's time.
+# Two worker processes of one thread each. More than there are cores only take each other's time.
 TEST_ARGS ?= -n 2 --dist worksteal
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 # The first interpreter that really starts and is new enough: a version manager's shim may exist and still fail.
 # 3.11 comes first because the pins were made with it.
 PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3 python; do \
@@ -38,11 +39,11 @@ report: $(VENV)/.deps-ok
 	@echo "report: $(CURDIR)/reports/index.html"
 
 test: $(VENV)/.deps-ok
-	@"$(BIN)/python" -m pytest $(TEST_ARGS)
+	@$(ONE_THREAD) "$(BIN)/python" -m pytest $(TEST_ARGS)
 
 # Both tiers; the outcome, with its date, goes into docs/slow-tier.md.
 test-all: $(VENV)/.deps-ok
-	@"$(BIN)/python" tests/record_slow_tier.py $(TEST_ARGS)
+	@$(ONE_THREAD) "$(BIN)/python" tests/record_slow_tier.py $(TEST_ARGS)
 
 check: $(VENV)/.deps-ok
 	@"$(BIN)/python" -m ruff check .

@@ -10,14 +10,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gradscope.instruments.batch_norm import MODES, batch_norm, described
-from gradscope.instruments.quiet import left_as_found
+from gradscope.instruments.quiet import left_as_found, random_state_kept
 
 Batch = tuple[Any, Tensor | None]
 
 
 def half_squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Half the squared distance of each example, summed over its outputs: [N]."""
-    return (output - target).square().flatten(start_dim=1).sum(dim=1) / 2
+    """Half the squared distance of each example, summed over its outputs: [N].
+
+    Raises:
+        ValueError: Outputs and targets of different shapes, which subtraction would broadcast.
+    """
+    if output.shape != target.shape:
+        raise ValueError(
+            f"loss='half_squared_error' wants targets of the outputs' shape {list(output.shape)}, got "
+            f"{list(target.shape)}. Reshape the targets, for example y[:, None]."
+        )
+    return (output - target).square().reshape(len(output), -1).sum(dim=1) / 2
 
 
 def _cross_entropy(output: Tensor, target: Tensor) -> Tensor:
@@ -41,14 +50,17 @@ class Problem:
 
     Args:
         model: Any eager `nn.Module`. In half precision a float32 copy is measured instead.
-        data: `(x, y)`, `x` alone (where no loss is needed), a dict batch with its targets under
-            `labels`, or a re-iterable of any of these. A `DataSet` stands for its training pair.
+        data: `(x, y)` (`x` a tensor or a dict), `x` alone (where no loss is needed), a dict batch with
+            its targets under `labels`, or a re-iterable of any of these. A `DataSet` stands for its training pair.
         loss: `"cross_entropy"`, `"half_squared_error"`, a loss module (rebuilt with
             `reduction="none"`), or `f(output, target)` returning one loss per example, [N].
         reduction: `"mean"` or `"sum"` over all examples of all batches.
         batch_norm: One of `auto`, `frozen`, `running`, `train`, `own`; see `instruments.batch_norm`.
         forward: `f(model, inputs) -> output tensor` where `model(inputs)` (or `model(**inputs)`
             for a dict) is not right.
+
+    Attributes:
+        examples: Number of examples in all batches, counted once when the problem is made.
 
     Raises:
         ValueError: Data that is empty or can be read once only, an unknown loss, reduction or mode.
@@ -72,7 +84,8 @@ class Problem:
             raise ValueError(f"batch_norm is one of {', '.join(MODES)}, got {batch_norm!r}.")
         halved = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters())
         self.model = copy.deepcopy(model).float() if halved else model
-        self.data = _checked(data)
+        with random_state_kept():
+            self.data, self.examples = _checked(data)
         self.loss, self.loss_name = _per_example(loss)
         self.reduction = reduction
         self.batch_norm = batch_norm
@@ -97,18 +110,13 @@ class Problem:
         return next((p.dtype for p in self.model.parameters()), torch.get_default_dtype())
 
     def batches(self) -> Iterator[Batch]:
-        """Every batch as (inputs, targets or None), on the model's device, float inputs in its dtype."""
+        """Every batch as (inputs, targets or None), on the model's device, floating-point ones in its dtype."""
         for batch in self.data:
             inputs, targets = _split(batch)
-            yield self._placed(inputs), None if targets is None else targets.to(self.device)
+            yield self._placed(inputs), None if targets is None else self._placed(targets)
 
     def first_batch(self) -> Batch:
         return next(self.batches())
-
-    @property
-    def examples(self) -> int:
-        """Number of examples in all batches."""
-        return sum(_length(_split(batch)[0]) for batch in self.data)
 
     @contextmanager
     def prepared(self) -> Iterator[nn.Module]:
@@ -179,27 +187,37 @@ def as_problem(problem: Any, **options: Any) -> Problem:
     )
 
 
-def _checked(data: Any) -> Iterable[Any]:
-    data = getattr(data, "train", data)
+def _checked(data: Any) -> tuple[Iterable[Any], int]:
+    """The data as a re-iterable of batches, and the number of examples in all of them."""
+    training = getattr(data, "train", None)
+    data = training if _is_pair(training) else data
     if isinstance(data, Tensor | Mapping) or _is_pair(data):
         data = [data]
+    elif not hasattr(data, "__iter__"):
+        raise ValueError(
+            f"data is (x, y), x, a dict batch or a re-iterable of these, got {type(data).__name__}. "
+            "Write Problem(model, (x, y))."
+        )
     elif iter(data) is data:
         raise ValueError(
             "data is an iterator, which can be read only once, but measurements read it several times. "
             "Pass list(data), or an object whose __iter__ starts anew, such as a DataLoader."
         )
-    lengths = [_length(_split(batch)[0]) for batch in data]
-    if not lengths or 0 in lengths:
-        raise ValueError(f"data has batches of {lengths} examples; each needs at least one.")
+    lengths = []
     for batch in data:
         inputs, targets = _split(batch)
-        if targets is not None and len(targets) != _length(inputs):
-            raise ValueError(f"A batch has {_length(inputs)} inputs but {len(targets)} targets.")
-    return data
+        lengths.append(_length(inputs))
+        if targets is not None and len(targets) != lengths[-1]:
+            raise ValueError(f"A batch has {lengths[-1]} inputs but {len(targets)} targets.")
+    if not lengths or 0 in lengths:
+        raise ValueError(f"data has batches of {lengths} examples; each needs at least one.")
+    return data, sum(lengths)
 
 
 def _is_pair(data: Any) -> bool:
-    return isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        return False
+    return isinstance(data[0], Tensor | Mapping) and isinstance(data[1], Tensor)
 
 
 def _split(batch: Any) -> Batch:

@@ -106,8 +106,8 @@ def _of_all(operator: Any, percentile: float) -> _Found:
     if isinstance(operator, Operator):
         if operator.shape[0] > DENSE_LIMIT:
             return _undefined(
-                f"needs all eigenvalues, and P = {operator.shape[0]} is over {DENSE_LIMIT}; kappa_lower bounds "
-                "it from below"
+                f"needs all eigenvalues, and P = {operator.shape[0]} is over {DENSE_LIMIT}; "
+                "kappa_lower bounds it from below"
             )
         spectrum, eps = torch.linalg.eigvalsh(operator.dense()).cpu().numpy(), torch.finfo(operator.dtype).eps
     else:

@@ -8,6 +8,7 @@ import torch
 from scipy.linalg import eigh_tridiagonal
 from scipy.stats import t as student
 
+from gradscope.curvature.lanczos import dot, norm
 from gradscope.curvature.operators import Operator
 
 
@@ -62,49 +63,50 @@ def spectral_density(
     quadratures = [run.quadrature() for run in runs]
     traces = numpy.array([size * run.alphas[0] for run in runs])
     squares = numpy.array([size * (run.alphas[0] ** 2 + run.first_beta**2) for run in runs])
-    common = {"n": probes, "steps": steps, "products": products, "status": "ok", "reason": ""}
-
-    low = min(nodes.min() for nodes, _ in quadratures)
-    high = max(nodes.max() for nodes, _ in quadratures)
+    low = min(float(nodes.min()) for nodes, _ in quadratures)
+    high = max(float(nodes.max()) for nodes, _ in quadratures)
     if resolution is None:
         resolution = numpy.pi * (high - low) / min(steps, size)
-    rows: list[dict[str, object]] = []
     if resolution > 64 * torch.finfo(operator.dtype).eps * max(abs(low), abs(high)):
-        deviation = resolution / (2 * numpy.sqrt(2 * numpy.log(2)))
-        grid = numpy.linspace(low - 5 * deviation, high + 5 * deviation, points)
-        if points < 2 or grid[1] - grid[0] > deviation:
-            raise ValueError(
-                f"{points} points are too few for a resolution of {resolution:.3g} over a range of "
-                f"{high - low:.3g}: pass points={int((high - low) / deviation) + 12} or more, or a "
-                "coarser resolution."
-            )
-        densities = numpy.stack(
-            [_smoothed(grid, nodes, weights, deviation) for nodes, weights in quadratures]
-        )
-        for index, eigenvalue in enumerate(grid):
-            estimate = _estimate("spectral_density", "1/loss", densities[:, index], floor=0.0)
-            rows.append(
-                estimate | {"eigenvalue": float(eigenvalue), "resolution": float(resolution)} | common
-            )
+        curve = _curve(quadratures, low, high, resolution, points)
     else:
-        rows.append(
-            {
-                "quantity": "spectral_density",
-                "unit": "1/loss",
-                "value": float("nan"),
-                "eigenvalue": float(low),
-            }
-            | common
-            | {
-                "status": "undefined",
-                "reason": f"all eigenvalues equal {low:.6g}: a point mass has no density",
-            }
-        )
-    rows.append(_estimate("trace", "loss", traces) | common)
-    rows.append(_estimate("trace_of_square", "loss^2", squares, floor=0.0) | common)
-    rows.append({"quantity": "zero_row_fraction", "unit": "1", "value": zero_rows / size} | common)
+        reason = f"all eigenvalues equal {low:.6g}: a point mass has no density"
+        undefined = {"value": float("nan"), "eigenvalue": low, "status": "undefined", "reason": reason}
+        curve = pandas.DataFrame([{"quantity": "spectral_density", "unit": "1/loss"} | undefined])
+    totals = pandas.DataFrame(
+        [
+            {"quantity": "trace", "unit": "loss"} | _estimate(traces),
+            {"quantity": "trace_of_square", "unit": "loss^2"} | _estimate(squares, floor=0.0),
+            {"quantity": "zero_row_fraction", "unit": "1", "value": zero_rows / size},
+        ]
+    )
+    totals = totals.assign(status="ok", reason="")
+    frame = pandas.concat([curve, totals], ignore_index=True)
+    frame = frame.assign(n=probes, steps=min(steps, size), products=products)
     columns = ["quantity", "unit", "eigenvalue", "resolution", "value", "low", "high", "standard_error"]
-    return pandas.DataFrame(rows).reindex(columns=[*columns, *common])
+    return frame.reindex(columns=[*columns, "n", "steps", "products", "status", "reason"])
+
+
+def _curve(
+    quadratures: list[tuple[numpy.ndarray, numpy.ndarray]],
+    low: float,
+    high: float,
+    resolution: float,
+    points: int,
+) -> pandas.DataFrame:
+    """The smoothed density on a grid that holds all of its mass."""
+    deviation = resolution / (2 * numpy.sqrt(2 * numpy.log(2)))
+    needed = int((high - low) / deviation) + 12
+    if points < needed:
+        raise ValueError(
+            f"{points} points are too few for a resolution of {resolution:.3g} over a range of "
+            f"{high - low:.3g}: pass points={needed} or more, or a coarser resolution."
+        )
+    grid = numpy.linspace(low - 5 * deviation, high + 5 * deviation, points)
+    densities = numpy.stack([_smoothed(grid, nodes, weights, deviation) for nodes, weights in quadratures])
+    labels = {"quantity": "spectral_density", "unit": "1/loss", "eigenvalue": grid, "resolution": resolution}
+    labels |= {"status": "ok", "reason": ""}
+    return pandas.DataFrame(labels | _estimate(densities, floor=0.0))
 
 
 @dataclass
@@ -119,11 +121,11 @@ class _Recurrence:
     closed: bool = False
 
     def advance(self, product: torch.Tensor, eps: float) -> None:
-        alpha = torch.dot(product.double(), self.current.double()).item()
+        alpha = dot(product, self.current)
         remainder = torch.add(product, self.current, alpha=-alpha)
         if self.previous is not None:
             remainder = remainder.sub_(self.previous, alpha=self.betas[-1])
-        beta = torch.linalg.vector_norm(remainder, dtype=torch.float64).item()
+        beta = norm(remainder)
         if not numpy.isfinite(alpha + beta):
             raise FloatingPointError(
                 "A product with the operator is not finite. Look for NaN or infinite parameters."
@@ -136,7 +138,7 @@ class _Recurrence:
             self.closed = True
             return
         self.betas.append(beta)
-        self.previous, self.current = self.current, remainder / beta
+        self.previous, self.current = self.current, remainder.div_(beta)
 
     def quadrature(self) -> tuple[numpy.ndarray, numpy.ndarray]:
         """Nodes and weights (which sum to 1), [m] each."""
@@ -172,17 +174,14 @@ def _smoothed(
     return numpy.exp(-(distances**2) / 2) @ weights / (deviation * numpy.sqrt(2 * numpy.pi))
 
 
-def _estimate(
-    quantity: str, unit: str, samples: numpy.ndarray, floor: float = -numpy.inf
-) -> dict[str, object]:
-    mean = float(samples.mean())
-    error = float(samples.std(ddof=1) / len(samples) ** 0.5)
-    reach = float(student.ppf(0.975, len(samples) - 1)) * error
+def _estimate(samples: numpy.ndarray, floor: float = -numpy.inf) -> dict[str, numpy.ndarray]:
+    """Mean over probes (the first axis), its standard error and 95 % Student-t interval."""
+    mean = samples.mean(axis=0)
+    error = samples.std(axis=0, ddof=1) / len(samples) ** 0.5
+    reach = student.ppf(0.975, len(samples) - 1) * error
     return {
-        "quantity": quantity,
-        "unit": unit,
         "value": mean,
-        "low": max(mean - reach, floor),
+        "low": numpy.maximum(mean - reach, floor),
         "high": mean + reach,
         "standard_error": error,
     }

@@ -1,6 +1,7 @@
 """The largest and smallest eigenvalues of an operator, each with a bound on its error."""
 
 from collections.abc import Callable
+from itertools import islice
 
 import numpy
 import pandas
@@ -29,7 +30,8 @@ def extreme_eigenvalues(
         k: How many at each end, at least 1.
         ends: `both`, `largest` or `smallest` (the most negative).
         tolerance: An eigenvalue has converged when its residual is below `tolerance` times the
-            largest absolute value found.
+            largest absolute value found, and below a tenth of its own: within the dense bulk around
+            zero any value has some eigenvalue near it, which says nothing of its rank.
         max_products: Products after which the run ends, converged or not.
         max_basis_bytes: Memory for the Lanczos basis, which holds one vector a product.
         seed: Of the random start.
@@ -40,7 +42,8 @@ def extreme_eigenvalues(
         -1, -2, ... from the bottom), `value`, `low` and `high` (value minus and plus the residual:
         some eigenvalue lies between), `residual`, `converged`, `status` ("ok" or "unconverged"),
         `reason`, `products`. A row is converged only if those further out are, for else its rank is
-        not certain. From one start a repeated eigenvalue counts once; copies are found, and waited
+        not certain. Ranks of eigenvalues closer together than their residuals may be exchanged, or one
+        of them missing. From one start a repeated eigenvalue counts once; copies are found, and waited
         for, where the Krylov space closes (structured operators, the zero operator among them).
 
     Raises:
@@ -49,8 +52,9 @@ def extreme_eigenvalues(
     """
     if k < 1 or ends not in ENDS or not tolerance > 0 or max_products < 1:
         raise ValueError(
-            "extreme_eigenvalues needs k >= 1, ends one of both, largest, smallest, tolerance > 0 and max_products "
-            f">= 1, got k={k}, ends={ends!r}, tolerance={tolerance}, max_products={max_products}."
+            "extreme_eigenvalues needs k >= 1, ends one of both, largest, smallest, tolerance > 0 and "
+            f"max_products >= 1; got k={k}, ends={ends!r}, tolerance={tolerance}, "
+            f"max_products={max_products}."
         )
     run = Lanczos(operator, seed=seed)
     held = max(1, max_basis_bytes // (operator.shape[0] * operator.dtype.itemsize))
@@ -72,11 +76,16 @@ def extreme_eigenvalues(
 def _settled(run: Lanczos, end: int, tolerance: float) -> numpy.ndarray:
     """For each Ritz value, from the outermost inwards: has it converged, and is its rank certain?"""
     values, residuals = run.ritz()
-    small = residuals[::-end] <= tolerance * numpy.abs(values).max()
-    small = numpy.logical_and.accumulate(small)
+    small = numpy.logical_and.accumulate(_small(run, values, residuals, tolerance)[::-end])
     if not run.exhausted and run.block_start > 0:
         small[_ranks_known(run, end, tolerance * numpy.abs(values).max()) :] = False
     return small
+
+
+def _small(run: Lanczos, values: numpy.ndarray, residuals: numpy.ndarray, tolerance: float) -> numpy.ndarray:
+    sizes = numpy.abs(values)
+    resolved = residuals <= numpy.maximum(sizes / 10, 10 * run.noise)
+    return resolved & (residuals <= tolerance * sizes.max())
 
 
 def _ranks_known(run: Lanczos, end: int, tolerance: float) -> int:
@@ -98,15 +107,14 @@ def _rows(run: Lanczos, end: int, k: int, tolerance: float, limited_by: str) -> 
     values, residuals = run.ritz()
     settled = _settled(run, end, tolerance)
     rows: list[dict[str, object]] = []
-    for index, (value, residual) in enumerate(zip(values[::-end], residuals[::-end], strict=True)):
-        if index == k:
-            break
+    smallness = _small(run, values, residuals, tolerance)[::-end]
+    found = zip(values[::-end], residuals[::-end], smallness, strict=True)
+    for index, (value, residual, small) in enumerate(islice(found, k)):
         converged = bool(settled[index])
-        small = residual <= tolerance * numpy.abs(values).max()
         why = (
             "a value further out has not converged, or may be repeated, so the rank is not certain"
             if small
-            else f"residual above {tolerance:g} of the largest absolute value"
+            else f"residual above {tolerance:g} of the largest absolute value, or a tenth of its own"
         )
         rows.append(
             {

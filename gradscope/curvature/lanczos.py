@@ -14,8 +14,8 @@ class Lanczos:
     """The Lanczos recurrence with full reorthogonalisation, one product a step.
 
     Products run in the operator's dtype; alpha, beta and the tridiagonal matrix T are float64. Each
-    new vector is made orthogonal to all before it twice (two matrix-vector products each time), so
-    no ghost copies of converged eigenvalues appear. Where the Krylov space closes (beta is zero to
+    new vector is made orthogonal to all before it, and once more where that shortened it ("twice is
+    enough"), so no ghost copies of converged eigenvalues appear. Where the Krylov space closes (beta is zero to
     rounding, relative to |T|), the run goes on from a random vector orthogonal to what it has: T falls
     into blocks, and further copies of repeated eigenvalues come out. A copy that the first block cannot
     reach is not seen while that block lasts: from one starting vector a repeated eigenvalue counts once.
@@ -49,12 +49,13 @@ class Lanczos:
         self.exhausted = operator.shape[0] == 0
         self._dropped = 0.0
         self._chunks: list[Tensor] = []
+        self._filled = 0
         self._generator = torch.Generator().manual_seed(seed)
         if start is None:
             self._next = self._fresh()
         else:
             start = start.to(operator.device, operator.dtype)
-            length = torch.linalg.vector_norm(start)
+            length = norm(start)
             if length == 0:
                 raise ValueError(
                     "Lanczos cannot start from the zero vector. Pass start=None for a random one."
@@ -73,7 +74,7 @@ class Lanczos:
 
     @property
     def noise(self) -> float:
-        """What rounding may hide in an eigenvalue: 8 eps |T| of the operator's dtype, and dropped couplings."""
+        """What rounding may hide: 8 eps |T| in the operator's dtype, and couplings that were dropped."""
         return 8 * torch.finfo(self.operator.dtype).eps * self.scale + self._dropped
 
     def step(self) -> None:
@@ -88,15 +89,17 @@ class Lanczos:
         current = self._next
         self._append(current)
         product = self.operator.matvec(current)
-        alpha = torch.dot(product.double(), current.double()).item()
+        alpha = dot(product, current)
         if not numpy.isfinite(alpha):
             raise FloatingPointError(
                 f"Product {self.steps + 1} with the operator is not finite. Look for NaN or infinite "
                 "parameters."
             )
         self.alphas.append(alpha)
-        remainder = self._orthogonal(product)
-        beta = torch.linalg.vector_norm(remainder, dtype=torch.float64).item()
+        remainder = torch.add(product, current, alpha=-alpha)
+        if self.betas and self.betas[-1]:
+            remainder.sub_(self._vector(self.steps - 2), alpha=self.betas[-1])
+        remainder, beta = self._orthogonal(remainder)
         self.betas.append(0.0)
         if self.steps == self.operator.shape[0]:
             self.exhausted = True
@@ -145,19 +148,42 @@ class Lanczos:
     def _append(self, vector: Tensor) -> None:
         filled = self.steps % CHUNK
         if filled == 0:
-            self._chunks.append(torch.zeros(CHUNK, len(vector), dtype=vector.dtype, device=vector.device))
+            self._chunks.append(torch.empty(CHUNK, len(vector), dtype=vector.dtype, device=vector.device))
         self._chunks[-1][filled] = vector
+        self._filled = self.steps + 1
 
-    def _orthogonal(self, vector: Tensor) -> Tensor:
-        for _ in range(2):
-            for chunk in self._chunks:
-                vector = torch.addmv(vector, chunk.T, chunk @ vector, alpha=-1)
-        return vector
+    def _vector(self, index: int) -> Tensor:
+        return self._chunks[index // CHUNK][index % CHUNK]
+
+    def _orthogonal(self, vector: Tensor) -> tuple[Tensor, float]:
+        """`vector` without its part in the basis, and the length of what is left."""
+        length = norm(vector)
+        for _ in range(3):
+            before = length
+            for index, chunk in enumerate(self._chunks):
+                rows = chunk[: self._filled - index * CHUNK]
+                vector = torch.addmv(vector, rows.T, rows @ vector, alpha=-1)
+            length = norm(vector)
+            if length > 0.7 * before:
+                break
+        return vector, length
 
     def _fresh(self) -> Tensor:
         size = self.operator.shape[0]
         drawn = torch.randn(size, generator=self._generator, dtype=torch.float64)
-        vector = self._orthogonal(drawn.to(self.operator.device, self.operator.dtype) / max(size, 1) ** 0.5)
-        vector = vector / torch.linalg.vector_norm(vector)
-        vector = self._orthogonal(vector)
-        return vector / torch.linalg.vector_norm(vector)
+        vector, length = self._orthogonal(drawn.to(self.operator.device, self.operator.dtype))
+        vector, length = self._orthogonal(vector / length)
+        return vector / length
+
+
+def dot(left: Tensor, right: Tensor) -> float:
+    """Inner product of two vectors, [P] each, in float64; on a CPU by pieces that stay in its cache."""
+    if left.dtype == torch.float64 or left.device.type != "cpu":
+        return torch.dot(left.double(), right.double()).item()
+    pieces = zip(left.split(2**18), right.split(2**18), strict=True)
+    return torch.stack([torch.dot(one.double(), other.double()) for one, other in pieces]).sum().item()
+
+
+def norm(vector: Tensor) -> float:
+    """Euclidean length of a vector, [P], in float64."""
+    return dot(vector, vector) ** 0.5

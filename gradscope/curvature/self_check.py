@@ -144,7 +144,8 @@ def _culprit(operator: HessianOperator) -> str:
     if isinstance(loader, DataLoader) and not isinstance(loader.sampler, SequentialSampler):
         return (
             f"the DataLoader shuffles ({type(loader.sampler).__name__}) and its batches are not "
-            "interchangeable (drop_last, or statistics of the batch). Build it with shuffle=False, or pass list(loader)."
+            "interchangeable (drop_last, or statistics of the batch). Build it with shuffle=False, or "
+            "pass list(loader)."
         )
     if not _equal(inputs, again):
         return "the data is different on each pass (augmentation or shuffling). Pass list(loader)."

@@ -73,11 +73,11 @@ def autocorrelation(
             axis.axhline(0, color="black", linewidth=0.6)
             axis.set_title(str(family))
             axis.set_xlabel(x_label)
-        label_y(figure, axes, y_label, ax)
         note = interval_note(summary)
         axes[0].set_xlabel(f"{x_label}\n{note}" if note else x_label)
         note_left_out(axes[0], left_out, len(frame))
         legend_below(figure, axes, ax)
+        label_y(figure, axes, y_label, ax)
     return figure
 
 

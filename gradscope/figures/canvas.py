@@ -71,9 +71,13 @@ def canvas(
 
 
 def label_y(figure: Figure, axes: Sequence[Axes], label: str, given: Axes | None) -> None:
-    """Name the y axis: once for a new figure's panels, for a long name does not fit beside each."""
+    """Name the y axis: once for a new figure's panels, for a long name does not fit beside each.
+
+    Call it after `legend_below`, which moves the panels' middle.
+    """
     if given is None and len(axes) > 1:
-        figure.supylabel(label, fontsize=10)
+        foot = figure.foot if isinstance(figure, HouseFigure) else 0.0
+        figure.supylabel(label, fontsize=10, y=0.5 + 0.5 * foot / figure.get_figheight())
     else:
         for axis in axes:
             axis.set_ylabel(label)
@@ -101,8 +105,11 @@ def legend_below(figure: Figure, axes: Sequence[Axes], given: Axes | None) -> No
     columns = max(1, min(fitting, len(labels)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
     notes = max(axis.get_xlabel().count("\n") for axis in axes)
-    figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns) + 0.17 * notes)
+    more = 0.2 * math.ceil(len(labels) / columns) + 0.17 * notes
+    figure.set_figheight(figure.get_figheight() + more)
+    if isinstance(figure, HouseFigure):
+        figure.foot += more
 
 
 def _rank(handle: Any, label: str) -> tuple[bool, bool]:
-    return label.startswith("theory"), not isinstance(handle, Container | Line2D)
+    return label.startswith(("theory", "hollow")), not isinstance(handle, Container | Line2D)

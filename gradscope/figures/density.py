@@ -17,6 +17,7 @@ def spectral_density(
     frame: pd.DataFrame,
     *,
     hue: str = "family",
+    quantity: str = "spectral_density",
     panels: str | None = None,
     position: str = "eigenvalue",
     floor: float = 1e-7,
@@ -27,10 +28,11 @@ def spectral_density(
     """Spectral density with its band, the extreme eigenvalues as ticks, the resolution shaded.
 
     Args:
-        frame: Rows of quantity "density" (`value` at the place `position`, with `low` and `high`
-            over probes), and, where known, "eigenvalue" (`value`, with the residual bound as `low`
-            and `high`) and "resolution" (`value`: the narrowest feature the method can show).
+        frame: Rows of `quantity` (`value` at the place `position`, with `low` and `high` over probes,
+            and `resolution`, the narrowest feature the method can show, where it is known), and
+            perhaps rows of quantity "eigenvalue" (`value`, its residual bound as `low` and `high`).
         hue: Condition told apart by colour and dash.
+        quantity: Which rows are the density.
         panels: Condition with a panel of its own (such as "state"); None for one panel.
         position: Column of the density's places.
         floor: Densities below this share of the largest are under the axis, not lost.
@@ -43,22 +45,23 @@ def spectral_density(
     """
     who = "spectral_density"
     if "quantity" not in frame.columns:
-        frame = frame.assign(quantity="density")
+        frame = frame.assign(quantity=quantity)
     require(frame, [hue, position, "quantity", "value", *([panels] if panels else [])], who)
     frame = frame.assign(low=frame.get("low", np.nan), high=frame.get("high", np.nan))
+    frame = frame.assign(resolution=frame.get("resolution", np.nan))
     looks = marks(levels(frame, hue))
     groups = levels(frame, panels) if panels else [None]
     with house_style():
         figure, axes = canvas(ax, len(groups), columns=1, height=2.9, share_x=True)
         for axis, group in zip(axes, groups, strict=True):
             rows = frame[frame[panels] == group] if panels else frame
-            width = rows.loc[rows["quantity"] == "resolution", "value"].max()
-            density = rows[rows["quantity"] == "density"]
+            density = rows[rows["quantity"] == quantity]
+            width = density["resolution"].max()
             kept, left_out = drawable(density, [position, "value"])
             if not (kept["value"] > 0).any():
                 raise ValueError(
                     f"{who} found no positive density in panel {group}: all {len(density)} rows of quantity "
-                    "'density' are zero, negative or not finite. See their status and reason."
+                    f"{quantity!r} are zero, negative or not finite. See their status and reason."
                 )
             seeds = kept["seed"].unique() if "seed" in kept.columns else [None]
             for name, curve in kept.groupby(hue, sort=False):
@@ -77,8 +80,8 @@ def spectral_density(
             axis.set_title("" if group is None else str(group))
             axis.set_xlabel(x_label if axis is axes[-1] else "")
             note_left_out(axis, left_out, len(density))
-        label_y(figure, axes, y_label, ax)
         legend_below(figure, axes, ax)
+        label_y(figure, axes, y_label, ax)
     return figure
 
 

@@ -62,8 +62,8 @@ def eigenvalue_stems(
             axis.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
             axis.set_xlabel(x_label if axis is axes[-1] else "")
             note_left_out(axis, left_out, len(rows))
-        label_y(figure, axes, y_label, ax)
         legend_below(figure, axes, ax)
+        label_y(figure, axes, y_label, ax)
     return figure
 
 

@@ -65,7 +65,7 @@ def drawable(frame: pd.DataFrame, columns: Sequence[str], positive: bool = False
 def note_left_out(axis: Axes, left_out: int, rows: int, why: str = "not finite") -> None:
     """Say below the x axis how many rows of the frame are not in the picture."""
     if left_out:
-        axis.set_xlabel(f"{axis.get_xlabel()}\n{left_out} of {rows} rows not drawn: {why}")
+        axis.set_xlabel(f"{axis.get_xlabel()}\n{left_out} of {rows} rows not drawn: {why}".lstrip())
 
 
 def over_seeds(frame: pd.DataFrame, by: Sequence[str], who: str) -> pd.DataFrame:
@@ -110,7 +110,7 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str], who: str) -> pd.DataFrame
 
 def interval_note(summary: pd.DataFrame) -> str:
     """What the bars of a summary are, for the legend or the label; empty when there are none."""
-    most = int(summary["n"].max())
+    most = int(summary["n"].max()) if len(summary) else 0
     if most > 1:
         return f"mean of {most} seeds, 95 % interval"
     return "95 % interval" if summary["low"].notna().any() else ""

@@ -81,7 +81,7 @@ def lesion_sets(
             axis.set_xlabel(x_label)
             axis.set_ylim(bottom=0)
             axis.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-        label_y(figure, axes, y_label, ax)
         note_left_out(axes[-1], left_out, len(points))
         legend_below(figure, axes, ax)
+        label_y(figure, axes, y_label, ax)
     return figure

@@ -81,12 +81,12 @@ def lesions(
             axis.set_ylim(bottom=0)
             axis.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
         axes[-1].set_xlabel(x_label)
-        label_y(figure, axes, y_label, ax)
         note = interval_note(summary)
         if note:
             axes[-1].set_xlabel(f"{x_label}\n{note}")
         note_left_out(axes[-1], left_out, len(points))
         legend_below(figure, axes, ax)
+        label_y(figure, axes, y_label, ax)
     return figure
 
 

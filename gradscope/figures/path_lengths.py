@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ def path_lengths(
     frame: pd.DataFrame,
     *,
     y_scale: Literal["linear", "log"] = "linear",
+    floor: float = 1e-6,
     x_label: str = "path length (residual branches crossed)",
     y_label: str = "share of the whole (dimensionless)",
     ax: Axes | None = None,
@@ -39,6 +41,7 @@ def path_lengths(
             `path_length`, `value`, and `state`, `seed`, `low`, `high` where there are any.
         y_scale: On "log", shares that are not positive (a signed share may be negative) are
             counted in a note.
+        floor: On "log", shares below this part of the largest lie under the axis.
         x_label: With unit.
         y_label: With unit.
         ax: Axes to draw into, divided when there are several states; None for a new figure.
@@ -56,6 +59,8 @@ def path_lengths(
     summary = over_seeds(kept, ["state", "quantity", "path_length"], who)
     shown, hidden = drawable(summary, ["value"], positive=y_scale == "log")
     looks = marks(list(SHARES))
+    top = float(shown["value"].max()) if len(shown) else 1.0
+    lowest = floor * top if y_scale == "log" else -np.inf
     states = levels(frame, "state")
     with house_style():
         figure, axes = canvas(ax, len(states), columns=1, height=2.4, share_x=True)
@@ -72,22 +77,23 @@ def path_lengths(
                 )
                 axis.fill_between(
                     some["path_length"].to_numpy(dtype=float),
-                    some["low"].to_numpy(dtype=float),
+                    np.maximum(some["low"].to_numpy(dtype=float), lowest),
                     some["high"].to_numpy(dtype=float),
                     color=looks[quantity].colour,
                     alpha=0.2,
                     linewidth=0,
                 )
             if y_scale == "log":
+                axis.set_ylim(lowest, 3 * top)
                 logarithmic(axis)
             if y_scale == "linear":
                 axis.axhline(0, color="black", linewidth=0.6)
             axis.set_title(str(state))
             axis.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-        label_y(figure, axes, y_label, ax)
         note = interval_note(summary)
         axes[-1].set_xlabel(f"{x_label}\n{note}" if note else x_label)
         note_left_out(axes[-1], left_out, len(frame))
         note_left_out(axes[-1], hidden, len(summary), "not positive, so not on a log axis")
         legend_below(figure, axes, ax)
+        label_y(figure, axes, y_label, ax)
     return figure

@@ -20,6 +20,7 @@ def plain_number(value: float, _position: float | None = None) -> str:
         value: Any finite number.
         _position: Of the tick; matplotlib hands it over and it does not matter.
     """
+    value = float(f"{value:.10g}")
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:g}".replace("-", "−")
     exponent = math.floor(math.log10(abs(value)) + 1e-9)

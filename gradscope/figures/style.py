@@ -66,7 +66,13 @@ def house_style() -> Iterator[None]:
 
 
 class HouseFigure(Figure):
-    """A figure that saves and shows itself in the house style, wherever it is saved or shown."""
+    """A figure that saves and shows itself in the house style, wherever it is saved or shown.
+
+    Attributes:
+        foot: Inches below the panels, taken by the x label, notes and legend.
+    """
+
+    foot = 0.45
 
     def savefig(self, fname: Any, *, transparent: bool | None = None, **options: Any) -> None:
         """As `Figure.savefig`, in the house style and without a date: same figure, same bytes."""

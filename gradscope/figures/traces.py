@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from .canvas import RASTERISE_ABOVE, canvas, label_y
 from .frames import drawable, note_left_out, require
+from .scales import plain_number
 from .style import BLUE, house_style
 
 
@@ -52,9 +55,24 @@ def traces(
             axis.plot(
                 kept["x"], kept["value"], color=BLUE, linewidth=0.8, rasterized=len(kept) > RASTERISE_ABOVE
             )
-            axis.set_title(title)
+            power = _power(kept["value"])
+            scale = 10.0**power
+            axis.set_title(f"{title} (×{plain_number(scale)})" if power else title)
             axis.set_xlabel(x_label if axis in axes[-min(columns, len(axes)) :] else "")
             axis.locator_params(axis="y", nbins=4)
+            axis.yaxis.set_major_formatter(_in_units_of(scale))
             note_left_out(axis, left_out, len(rows))
         label_y(figure, axes, y_label, ax)
     return figure
+
+
+def _in_units_of(scale: float) -> FuncFormatter:
+    return FuncFormatter(lambda value, _: plain_number(value / scale))
+
+
+def _power(values: pd.Series) -> int:
+    """Power of ten to take out of the tick labels; 0 where they are short without."""
+    largest = float(values.abs().max()) if len(values) else 0.0
+    if largest == 0 or 1e-2 <= largest < 1e4:
+        return 0
+    return math.floor(math.log10(largest))

@@ -111,8 +111,16 @@ def open_paths(problem: Any, precision: torch.dtype | None = None) -> Iterator[P
     Args:
         problem: Problem or (model, data).
         precision: float64 measures a copy of the model in that precision. None: the model's own.
+
+    Raises:
+        ValueError: No graded junction, or batch normalisation in `own` mode.
     """
     problem = as_problem(problem)
+    if problem.batch_norm_name == "own":
+        raise ValueError(
+            "batch_norm='own' takes one backward pass for each example; path lengths are those of the whole batch's "
+            "gradient. Use batch_norm='train' (differentiated through) or 'frozen'."
+        )
     if precision is not None and precision is not problem.dtype:
         problem = _converted(problem, precision)
     with problem.prepared():

@@ -24,11 +24,15 @@ Plan = dict[tuple[int, int], Operand]
 
 
 class AddCall(NamedTuple):
-    """One addition of two tensors: its number in the forward pass, the module running, the sum."""
+    """One addition of two tensors: its number in the forward pass, module running, node and shape of the sum.
 
-    index: int
+    The node is read at once: a later in-place operation on the sum would give the tensor another one.
+    """
+
+    number: int
     module: str
-    result: Tensor
+    node: Any
+    shape: tuple[int, ...]
 
 
 class _AddCalls(TorchFunctionMode):
@@ -81,7 +85,7 @@ def additions(
     names: list[str] = []
     mode = _AddCalls(
         plan or {},
-        None if report is None else lambda index, result: report(AddCall(index, names[-1] if names else "", result)),
+        None if report is None else lambda index, result: report(_call(index, names, result)),
     )
 
     def start(module: nn.Module, arguments: Any) -> None:
@@ -101,3 +105,7 @@ def additions(
                 stack.callback(leave.remove)
         stack.enter_context(mode)
         yield mode
+
+
+def _call(index: int, names: list[str], result: Tensor) -> AddCall:
+    return AddCall(index, names[-1] if names else "", result.grad_fn, tuple(result.shape))

@@ -85,8 +85,8 @@ def bypass(model: nn.Module, at: str) -> Iterator[None]:
     untouched: list[Tensor] = []
 
     def set_aside(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        # The module works on a copy: an in-place layer inside it would overwrite what is handed on.
-        untouched.append(arguments[0])
+        # Copies both ways: in-place layers, in the module or behind it, would overwrite what others hold.
+        untouched.append(arguments[0].clone())
         return (arguments[0].clone(), *arguments[1:])
 
     def hand_on(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from gradscope.instruments.sites import Site
 class Heard(NamedTuple):
     """Where and when something was heard.
 
-    `depth` counts the sites in the order in which they first ran, from 0; `call` counts the passes of
-    one site through the same forward (a re-used module has several).
+    `depth` counts the sites in the order in which they first ran, from 0; `call` counts the runs of one
+    site since listening began (a re-used module has several in one forward pass).
     """
 
     site: str

@@ -47,7 +47,8 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for module, name, buffer, value in buffers:
                     module._buffers[name] = buffer
-                    if buffer is not None and value is not None:
+                    # Writing also what has not changed would spoil a user's graph that holds the buffer.
+                    if buffer is not None and value is not None and not torch.equal(buffer, value):
                         buffer.copy_(value)
 
 

@@ -45,7 +45,7 @@ class Readings:
                 "call": heard.call,
                 "value": number,
                 "status": "ok" if number == number else "undefined",
-                "reason": "",
+                "reason": "" if number == number else f"{self.quantity} is not defined for what was read",
             }
             rows.append(row | further)
         columns = ["quantity", "unit", "site", "depth", "call", "value", "status", "reason"]

@@ -1,16 +1,19 @@
 """Batch-norm statistics estimated anew for a network that has just been altered."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gradscope.instruments.batch_norm import batch_norm_layers
 
 
 @contextmanager
-def recalibrated(model: nn.Module, batches: Sequence[Tensor]) -> Iterator[None]:
+def recalibrated(
+    model: nn.Module, batches: Sequence[Any], forward: Callable[[Any], Any] | None = None
+) -> Iterator[None]:
     """Let stored batch-norm statistics be those of `batches`, averaged over them, while the block lasts.
 
     A lesion leaves the statistics of the intact network behind; most of what is called ensemble-like
@@ -21,6 +24,7 @@ def recalibrated(model: nn.Module, batches: Sequence[Tensor]) -> Iterator[None]:
         model: Network in the state to calibrate, for example inside `lesion`. Without batch-norm
             modules nothing happens.
         batches: Inputs, each [N, ...]; the variance is the unbiased one, as torch stores it.
+        forward: How the model is called on a batch, where `model(batch)` is not right.
     """
     layers = [layer for layer in batch_norm_layers(model) if layer.track_running_stats]
     if not layers:
@@ -38,7 +42,7 @@ def recalibrated(model: nn.Module, batches: Sequence[Tensor]) -> Iterator[None]:
             layer.train()
         with torch.no_grad():
             for inputs in batches:
-                model(inputs)
+                (model if forward is None else forward)(inputs)
         for layer in layers:
             layer.eval()
         yield

@@ -24,23 +24,28 @@ def sites(model: nn.Module, at: str | Sequence[str] | None = None) -> list[Site]
             path (`blocks.*.branch`, `layer1.**`). None: every module that has parameters of its own.
 
     Returns:
-        Sites in the order of `named_modules()`; a module that is used under two names is listed once.
+        Sites in the order of `named_modules()`; a module that has two names is listed once,
+        under the first that matches.
 
     Raises:
         ValueError: Nothing matches; the message lists near names.
     """
-    named = dict(model.named_modules())
+    named = dict(model.named_modules(remove_duplicate=False))
     if at is None:
         found = [
             Site(name, module)
-            for name, module in named.items()
+            for name, module in model.named_modules()
             if any(True for _ in module.parameters(recurse=False))
         ]
         if not found:
             raise ValueError(f"{type(model).__name__} has no module with parameters of its own, so nothing to read.")
         return found
     patterns = [at] if isinstance(at, str) else list(at)
-    found = [Site(n, m) for n, m in named.items() if any(_regex(p).fullmatch(n) for p in patterns)]
+    matching: dict[nn.Module, Site] = {}
+    for name, module in named.items():
+        if any(_regex(pattern).fullmatch(name) for pattern in patterns):
+            matching.setdefault(module, Site(name, module))
+    found = list(matching.values())
     if not found:
         asked = ", ".join(repr(pattern) for pattern in patterns)
         close = difflib.get_close_matches(patterns[0], list(named), n=5, cutoff=0.4) if patterns else []

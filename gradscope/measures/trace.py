@@ -62,7 +62,8 @@ def spectral_slope(trace: Tensor) -> Tensor:
     frequency = torch.arange(1, used + 1, dtype=values.dtype, device=values.device).log()
     frequency = frequency - frequency.mean()
     slope = (power * frequency).sum(dim=-1) / frequency.square().sum()
-    return torch.where(torch.isfinite(slope), slope, math.nan)
+    constant = trace.amax(dim=-1) == trace.amin(dim=-1)
+    return torch.where(constant | ~torch.isfinite(slope), math.nan, slope)
 
 
 def von_neumann_ratio(trace: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def initialise(
 
     for module in model.modules():
         if isinstance(module, _BatchNorm | nn.GroupNorm | nn.LayerNorm):
-            pass
+            module.reset_parameters()
     for layer in layers:
         if layer.bias is not None:
             layer.bias.zero_()

@@ -1,6 +1,7 @@
 """Keeps results with their provenance, judges claims, and renders a report that needs nothing else."""
 
 from .claims import Claim, Criterion, claim, load_claims
+from .judged import judged
 from .provenance import provenance
 from .render import render
 from .sections import Picture, Section
@@ -13,6 +14,7 @@ __all__ = [
     "Picture",
     "Section",
     "claim",
+    "judged",
     "keep",
     "load_claims",
     "provenance",

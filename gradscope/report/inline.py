@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 HEAVY_BYTES = 150_000
 # 10-point letters stay legible down to this many CSS pixels per point of the drawing.
 LEAST_PIXELS_PER_POINT = 0.8
-MOST_PIXELS_PER_POINT = 1.75
+MOST_PIXELS_PER_POINT = 1.55
 
 
 def inline(svg: Path, png: Path, prefix: str, alternative: str) -> Markup:
@@ -26,7 +26,7 @@ def inline(svg: Path, png: Path, prefix: str, alternative: str) -> Markup:
     text = svg.read_text(encoding="utf-8")
     width = float(_found(r'viewBox="0 0 ([\d.]+) ', text))
     least, most = width * LEAST_PIXELS_PER_POINT, width * MOST_PIXELS_PER_POINT
-    size = f"min-width:{least:.0f}px;max-width:{most:.0f}px"
+    size = f"width:{most:.0f}px;min-width:{least:.0f}px"
     if len(text.encode()) > HEAVY_BYTES:
         source = base64.b64encode(png.read_bytes()).decode()
         return Markup('<img style="{}" alt="{}" src="data:image/png;base64,{}">').format(

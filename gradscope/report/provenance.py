@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import re
 import subprocess
@@ -101,11 +102,11 @@ def plain(value: Any) -> Any:
 
 def _nameless(text: str) -> str:
     """Without the folders of this machine, whether the text is a path or holds one."""
-    home = str(Path.home())
+    home = os.path.expanduser("~")
+    if text != home and PurePosixPath(text).is_absolute():
+        return PurePosixPath(text).name
     if len(Path(home).parts) > 1:
         text = re.sub(re.escape(home) + r"(?![A-Za-z0-9_-])", "~", text)
-    if PurePosixPath(text).is_absolute():
-        return PurePosixPath(text).name
     if PureWindowsPath(text).drive:
         return PureWindowsPath(text).name
     return INNER_PATH.sub(lambda found: re.split(r"[/\\\\]", found.group())[-1], text)

@@ -20,6 +20,7 @@ from .verdicts import VERDICTS
 from .wording import SYMBOLS, Markdown, markdown_table, markdown_text, measured, readable
 
 ROWS_SHOWN = 50
+PLURAL = {"holds": "hold", "fails": "fail"}
 OURS = re.compile(r"(figures|tables)/[A-Za-z0-9_-][A-Za-z0-9._-]{0,210}")
 
 
@@ -136,8 +137,11 @@ def _summary(verdicts: pd.DataFrame) -> str:
     if not len(verdicts):
         return "No claim was judged."
     counts = verdicts["verdict"].value_counts()
-    parts = [f"{counts[word]} {word}" for word in VERDICTS if word in counts]
-    return f"Of {len(verdicts)} claims put to the test: {', '.join(parts)}."
+    parts = []
+    for word in VERDICTS:
+        if word in counts:
+            parts.append(f"{counts[word]} {word if counts[word] == 1 else PLURAL.get(word, word)}")
+    return f"Of {len(verdicts)} claim{'s' * (len(verdicts) != 1)} put to the test: {', '.join(parts)}."
 
 
 def _all_verdicts(sections: Sequence[Section]) -> pd.DataFrame:

@@ -66,9 +66,7 @@ def verdict(claim: Claim, values: Iterable[float], *, settings: str = "", reason
         least = claim.criterion.least_seeds
         if len(finite) < least:
             decision = "undecided"
-            reasons.append(
-                f"{len(finite)} finite {'value' if len(finite) == 1 else 'values'}, {least} are needed"
-            )
+            reasons.append(f"finite values from {len(finite)} of at least {least} seeds")
         elif lost and claim.criterion.kind == "exact" and decision == "holds":
             decision = "undecided"
         elif decision == "undecided":

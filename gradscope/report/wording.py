@@ -11,7 +11,7 @@ import pandas as pd
 
 SYMBOLS = {"holds": "✓", "fails": "✗", "undecided": "?", "not testable here": "○"}
 ABSENT = "—"
-MARKDOWN = re.compile(r"([\\`*_\[\]|~$]|^[#+=-]|(?<=^\d)[.)])")
+MARKDOWN = re.compile(r"([\\`*_\[\]|~$]|^[#+=-](?=[#=\s-])|(?<=^\d)[.)](?=\s))")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 

@@ -54,6 +54,7 @@ def gradient_correlation(
     label = problem.batch_norm_name
     with problem.prepared():
         heard = _own_gradients(problem, at, source) if label == "own" else _gradients(problem, at, source)
+    _check_examples(heard)
     rows = []
     for where, gradient in sorted(heard, key=lambda pair: (pair[0].depth, pair[0].call)):
         rows += _rows(where, gradient.flatten(start_dim=1))
@@ -81,18 +82,23 @@ def _gradients(problem: Problem, at: Any, source: str) -> list[tuple[Heard, Tens
         shifted.append((Heard("input", 0, 0), gradients[0]))
     if not shifted:
         raise ValueError("No site heard a gradient: the output does not depend on them in a way autograd can see.")
-    first = len(shifted[0][1])
-    odd = next((where.site for where, gradient in shifted if len(gradient) != first), None)
+    return shifted
+
+
+def _check_examples(heard: list[tuple[Heard, Tensor]]) -> None:
+    first = len(heard[-1][1])
+    odd = next((where.site for where, gradient in heard if len(gradient) != first), None)
     if first < 2 or odd is not None:
         at_fault = f"site {odd} has another first dimension" if odd else f"the batch has {first}"
         raise ValueError(f"gradient_correlation compares examples along the first dimension: {at_fault}.")
-    return shifted
 
 
 def _own_gradients(problem: Problem, at: Any, source: str) -> list[tuple[Heard, Tensor]]:
     """One backward pass for each example: exact where batch statistics are differentiated through."""
     collected: dict[Heard, list[Tensor]] = {}
     inputs, targets = problem.first_batch()
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        raise ValueError("batch_norm='own' needs inputs that are one floating-point tensor. Use 'frozen'.")
     inputs = inputs.detach().requires_grad_()
     example = 0
 

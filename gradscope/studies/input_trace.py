@@ -32,7 +32,7 @@ def input_trace(model: nn.Module, inputs: Tensor, *, batch_norm: str = "auto") -
         Frame with columns `quantity` (`input_gradient`), `unit`, `x`, `value`, one row a point.
 
     Raises:
-        ValueError: Inputs that are not [N, 1].
+        ValueError: Inputs that are not [N, 1], or batch normalisation in `own` mode.
 
     Source:
         Balduzzi et al. (2017), arXiv:1702.08591, figure 1 and equation 1.
@@ -41,6 +41,8 @@ def input_trace(model: nn.Module, inputs: Tensor, *, batch_norm: str = "auto") -
 
     if inputs.ndim != 2 or inputs.shape[1] != 1:
         raise ValueError(f"input_trace follows a line of scalars, shape [N, 1], got {list(inputs.shape)}.")
+    if batch_norm == "own":
+        raise ValueError("input_trace has no batch_norm='own'. Use 'frozen', 'running' or 'train'.")
     gradient = input_gradients(Problem(model, inputs, batch_norm=batch_norm))
     return pd.DataFrame(
         {

@@ -164,7 +164,8 @@ class _Bench:
         rows = []
         for statistics in self.kinds:
             renewed = statistics == "recalibrated"
-            with lesioned(), recalibrated(self.problem.model, self.calibration) if renewed else nullcontext():
+            renewal = recalibrated(self.problem.model, self.calibration, self.problem.outputs)
+            with lesioned(), renewal if renewed else nullcontext():
                 value, low, high = wilson(self._wrong(), self.images)
             measured = {"value": value, "low": low, "high": high, "n": self.images, "status": "ok"}
             reason = {"reason": self.reason if renewed else ""}

@@ -139,20 +139,22 @@ def _incoherent_rows(squares: Tensor, gradients: Tensor, counts: list[float]) ->
     rows: list[dict[str, Any]] = []
     rows += _banded("incoherent_norm", "loss per input", norm, draws)
     rows += _banded("incoherent_norm_share", "1", [band / norm[0].sum() for band in norm], draws)
-    rows += _banded("rms_path_norm", "loss per input", path, draws)
-    rows += _banded("veit_product", "loss per input", product, draws)
-    rows += _banded("veit_product_share", "1", [band / product[0].sum() for band in product], draws)
+    rows += _banded("rms_path_norm", "loss per input", path, draws, _NO_CHAIN)
+    rows += _banded("veit_product", "loss per input", product, draws, _NO_CHAIN)
+    rows += _banded("veit_product_share", "1", [band / product[0].sum() for band in product], draws, _NO_CHAIN)
     rows += _banded("coherence", "1", coherence, draws)
     return rows
 
 
-def _banded(quantity: str, unit: str, bands: list[Tensor], draws: int) -> list[dict[str, Any]]:
+def _banded(
+    quantity: str, unit: str, bands: list[Tensor], draws: int, reason: str = "no path has a norm above zero"
+) -> list[dict[str, Any]]:
     rows = []
     for k, (value, low, high) in enumerate(zip(*(band.tolist() for band in bands), strict=True)):
         row = {"quantity": quantity, "unit": unit, "path_length": k, "n": draws}
         row |= {"value": value, "low": low, "high": high}
         if not math.isfinite(value):
-            row |= {"status": "undefined", "reason": _NO_CHAIN if math.isnan(value) else "division by a zero norm"}
+            row |= {"status": "undefined", "reason": reason}
         elif draws == 1:
             row |= {"reason": _ONE_DRAW}
         rows.append(row)

@@ -12,6 +12,7 @@ from functools import cache as remembered
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
 
 from gradscope.progress import progress
@@ -39,6 +40,7 @@ def sweep(
     *,
     cache: Path | None = None,
     key: Mapping[str, Any] | None = None,
+    constants: Mapping[str, Any] | None = None,
     workers: int | None = None,
     show: bool | None = None,
 ) -> "pd.DataFrame":
@@ -54,6 +56,8 @@ def sweep(
         conditions: Its arguments; they become the first columns of the result.
         cache: Folder for finished cells; None keeps nothing.
         key: What else the numbers depend on, such as the hash of a data set.
+        constants: Further arguments of the study on which the numbers do not depend, such as the folder
+            of its checkpoints; neither columns nor part of a key.
         workers: Processes; None uses the machine's cores, 1 stays in this process.
         show: As in `progress`.
 
@@ -67,17 +71,16 @@ def sweep(
     paths = [None if cache is None else cache / f"{_key(study, c, key)}.parquet" for c in conditions]
     missing = [place for place, path in enumerate(paths) if path is None or not path.exists()]
     frames: dict[int, pd.DataFrame] = {
-        place: pd.read_parquet(path) for place, path in enumerate(paths) if path is not None and path.exists()
+        place: _labelled(pd.read_parquet(path), conditions[place], study)
+        for place, path in enumerate(paths)
+        if path is not None and place not in missing
     }
     workers = min(len(missing), workers or os.cpu_count() or 1)
     with progress(study.__name__.strip("_").replace("_", " "), len(missing), show=show) as advance:
-        for place, frame in _computed(study, conditions, missing, paths, workers):
-            frames[place] = frame
+        for place, frame in _computed(study, conditions, missing, paths, workers, dict(constants or {})):
+            frames[place] = _labelled(frame, conditions[place], study)
             advance(1)
-    return pd.concat(
-        [_labelled(frames[place], condition, study) for place, condition in enumerate(conditions)],
-        ignore_index=True,
-    )
+    return pd.concat([frames[place] for place in range(len(conditions))], ignore_index=True)
 
 
 def _computed(
@@ -86,27 +89,32 @@ def _computed(
     places: Sequence[int],
     paths: Sequence[Path | None],
     workers: int,
+    constants: Mapping[str, Any],
 ) -> Iterable[tuple[int, "pd.DataFrame"]]:
     if workers <= 1:
         threads = torch.get_num_threads()
         try:
             for place in places:
-                yield _cell(study, conditions[place], place, paths[place])
+                yield _cell(study, conditions[place], constants, place, paths[place])
         finally:
             torch.set_num_threads(threads)
         return
     from joblib import Parallel, delayed, parallel_config
 
     with parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
-        calls = (delayed(_cell)(study, conditions[place], place, paths[place]) for place in places)
+        calls = (delayed(_cell)(study, conditions[place], constants, place, paths[place]) for place in places)
         yield from Parallel(return_as="generator_unordered", batch_size=1)(calls)
 
 
 def _cell(
-    study: Callable[..., "pd.DataFrame"], condition: Condition, place: int, path: Path | None
+    study: Callable[..., "pd.DataFrame"],
+    condition: Condition,
+    constants: Mapping[str, Any],
+    place: int,
+    path: Path | None,
 ) -> tuple[int, "pd.DataFrame"]:
     torch.set_num_threads(1)
-    frame = study(**condition)
+    frame = study(**condition, **constants)
     if path is not None:
         _write(frame, path)
     return place, frame
@@ -131,18 +139,20 @@ def _labelled(frame: "pd.DataFrame", condition: Condition, study: Callable[..., 
             f"{study.__name__} returns columns {both} that the sweep also sets, so one of the two would be lost. "
             "Rename the condition or the column."
         )
-    labels = {name: value if _is_plain(value) else str(value) for name, value in condition.items()}
+    labels = {name: _plain(value) for name, value in condition.items()}
     return frame.assign(**labels)[[*labels, *frame.columns]]
 
 
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | bool)
+def _plain(value: Any) -> Any:
+    """A value that a column can hold: numbers and texts as they are (numpy's too), others as their text."""
+    value = value.item() if isinstance(value, numpy.generic) else value
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _key(study: Callable[..., Any], condition: Condition, further: Mapping[str, Any] | None) -> str:
     facts = {
         "study": f"{study.__module__.rpartition('.')[2]}.{study.__qualname__}",
-        "condition": condition,
+        "condition": {name: _plain(value) for name, value in condition.items()},
         "further": dict(further or {}),
         "source": source_hash(),
         "file": hashlib.sha256(Path(inspect.getfile(study)).read_bytes()).hexdigest(),

@@ -179,7 +179,8 @@ def density_frame() -> pd.DataFrame:
         parts.append(
             pd.DataFrame(
                 {
-                    "quantity": "density",
+                    "quantity": "spectral_density",
+                    "resolution": 0.05,
                     "eigenvalue": place,
                     "value": value,
                     "low": value / 1.4,
@@ -193,7 +194,6 @@ def density_frame() -> pd.DataFrame:
                 {"quantity": "eigenvalue", "value": top, "low": top - 0.02, "high": top + 0.02}
             ).assign(family=family)
         )
-        parts.append(pd.DataFrame({"quantity": "resolution", "value": [0.05]}).assign(family=family))
     return pd.concat(parts, ignore_index=True)
 
 

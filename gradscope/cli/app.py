@@ -1,0 +1,155 @@
+"""The verbs of the command line. Nothing heavy is imported before a verb runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradscope.cli.analysis import Data, DataRoot, FirstSeed, Preset, Seeds, Workers
+from gradscope.cli.errors import one_line_errors
+from gradscope.version import __version__
+
+app = typer.Typer(
+    help="Do gradients shatter, which blocks matter, how ill-conditioned is it? For any torch.nn.Module.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    str,
+    typer.Option(help="A named network with options (resnet:depth=20) or your own as package.module:factory."),
+]
+Examples = Annotated[int, typer.Option(min=2, help="Number of examples to measure on.")]
+Out = Annotated[Path, typer.Option(help="Folder for the frame, its figure and provenance.")]
+Weights = Annotated[Path | None, typer.Option(help="A safetensors file with the model's state dict.")]
+Epochs = Annotated[int, typer.Option(min=0, help="Train the network for so many epochs first.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the network's weights and of every draw.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"gradscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Takes the options that come before a verb."""
+
+
+@app.command()
+def report(
+    preset: Preset = "quick",
+    data: Data = "digits",
+    data_root: DataRoot = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("reports"),
+    seeds: Seeds = 5,
+    first_seed: FirstSeed = 0,
+    workers: Workers = None,
+    example: Annotated[Path | None, typer.Option(help="Also write a small copy for a repository here.")] = None,
+) -> None:
+    """Re-test the papers' claims: train, probe, judge, and write one self-contained report."""
+    with one_line_errors():
+        from gradscope.cli.reporting import run_all
+        from gradscope.studies.settings import Settings
+
+        several = tuple(range(first_seed, first_seed + seeds))
+        run_all(Settings(preset, data, data_root, several, out, workers))
+        if example is not None:
+            from gradscope.cli.example import write_example
+
+            print(write_example(out, example))
+
+
+@app.command()
+def shattering(
+    model: Model,
+    data: Data = "digits",
+    data_root: DataRoot = None,
+    weights: Weights = None,
+    epochs: Epochs = 0,
+    examples: Examples = 128,
+    seed: Seed = 0,
+    source: Annotated[str, typer.Option(help="What is differentiated: output or loss.")] = "output",
+    out: Out = Path("reports/shattering-of-model"),
+) -> None:
+    """Gradient correlation between examples, layer by layer."""
+    with one_line_errors():
+        from gradscope.cli import measure
+
+        measure.shattering(measure.Asked(model, data, data_root, weights, epochs, examples, seed, out), source)
+
+
+@app.command()
+def lesions(
+    model: Model,
+    data: Data = "digits",
+    data_root: DataRoot = None,
+    weights: Weights = None,
+    epochs: Epochs = 0,
+    examples: Examples = 1000,
+    seed: Seed = 0,
+    sets: Annotated[str, typer.Option(help="Numbers of branches to close together, such as 2,4,8.")] = "",
+    subsets: Annotated[int, typer.Option(min=1, help="Random sets for each number.")] = 10,
+    out: Out = Path("reports/lesions-of-model"),
+) -> None:
+    """Error after closing each residual branch, and random sets of them."""
+    with one_line_errors():
+        from gradscope.cli import measure
+
+        asked = measure.Asked(model, data, data_root, weights, epochs, examples, seed, out)
+        measure.lesions(asked, sets, subsets)
+
+
+@app.command()
+def paths(
+    model: Model,
+    data: Data = "digits",
+    data_root: DataRoot = None,
+    weights: Weights = None,
+    epochs: Epochs = 0,
+    examples: Examples = 32,
+    seed: Seed = 0,
+    draws: Annotated[int, typer.Option(min=0, help="Random-sign draws for norms of single paths.")] = 4,
+    out: Out = Path("reports/paths-of-model"),
+) -> None:
+    """The gradient by the number of residual branches its paths cross."""
+    with one_line_errors():
+        from gradscope.cli import measure
+
+        measure.paths(measure.Asked(model, data, data_root, weights, epochs, examples, seed, out), draws)
+
+
+@app.command()
+def curvature(
+    model: Model,
+    data: Data = "digits",
+    data_root: DataRoot = None,
+    weights: Weights = None,
+    epochs: Epochs = 0,
+    examples: Examples = 256,
+    seed: Seed = 0,
+    k: Annotated[int, typer.Option(min=1, help="Eigenvalues at each end.")] = 5,
+    steps: Annotated[int, typer.Option(min=2, help="Lanczos steps of the density's probes.")] = 40,
+    out: Out = Path("reports/curvature-of-model"),
+) -> None:
+    """Extreme eigenvalues and spectral density of the Hessian."""
+    with one_line_errors():
+        from gradscope.cli import measure
+
+        measure.curvature(measure.Asked(model, data, data_root, weights, epochs, examples, seed, out), k, steps)
+
+
+@app.command()
+def nets() -> None:
+    """The networks that --model knows by name, with their options."""
+    import inspect
+
+    from gradscope.nets.registry import FAMILIES
+
+    for name, family in sorted(FAMILIES.items()):
+        print(f"{name}{inspect.signature(family)}".replace(" -> gradscope.nets.network.Network", ""))
+        print(f"    {(family.__doc__ or '').strip().splitlines()[0]}")

@@ -1,0 +1,185 @@
+"""The verbs that look at one model: build or bring it, measure, keep the frame with its figure."""
+
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from gradscope import figures
+from gradscope.cli.reporting import check_writable
+from gradscope.curvature.density import spectral_density
+from gradscope.curvature.eigenvalues import extreme_eigenvalues
+from gradscope.curvature.hessian import hessian
+from gradscope.data import DataSet
+from gradscope.nets import build, names
+from gradscope.nets.registry import FAMILIES
+from gradscope.problem import Problem
+from gradscope.report import keep, provenance
+from gradscope.studies.frames import where
+from gradscope.studies.gradient_correlation import gradient_correlation
+from gradscope.studies.lesion_study import layer_lesion_study, lesion_study
+from gradscope.studies.path_spectrum import path_spectrum
+from gradscope.studies.settings import Settings
+from gradscope.training import fit
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every verb is asked: which model, on which data, and where to write."""
+
+    model: str
+    data: str
+    data_root: Path | None
+    weights: Path | None
+    epochs: int
+    examples: int
+    seed: int
+    out: Path
+
+    def data_set(self) -> DataSet:
+        return Settings(data=self.data, data_root=self.data_root).data_set()
+
+
+def shattering(asked: Asked, source: str) -> None:
+    """`gradscope shattering`."""
+    model, data = _prepared(asked)
+    inputs, labels = data.test[0][: asked.examples], data.test[1][: asked.examples]
+    frame = gradient_correlation((model, (inputs, labels)), source=source)
+    drawn = where(frame, quantity="correlation_R")
+    drawn = drawn.assign(family=asked.model)[drawn["depth"] > 0]
+    picture = figures.correlation_against_depth(drawn, y_scale="linear", x_label="layer (order of running)")
+    _kept(asked, frame, data, correlation=picture)
+
+
+def lesions(asked: Asked, sets: str, subsets: int) -> None:
+    """`gradscope lesions`; a plain network's layers are replaced by the identity instead."""
+    try:
+        numbers = [int(part) for part in sets.split(",") if part.strip()]
+    except ValueError:
+        raise ValueError(f"--sets takes whole numbers separated by commas, such as 2,4,8, got {sets!r}.") from None
+    model, data = _prepared(asked)
+    _with_statistics(model, data)
+    problem = Problem(model, (data.test[0][: asked.examples], data.test[1][: asked.examples]))
+    calibration = data.train[0][:512]
+    if asked.model.partition(":")[0] in ("plain", "vgg", "plain_mlp"):
+        frame = layer_lesion_study(problem, calibration=calibration)
+    else:
+        frame = lesion_study(problem, sets=numbers, subsets=subsets, calibration=calibration, seed=asked.seed)
+    labelled = frame.assign(family=asked.model)
+    pictures = {"single": figures.lesions(where(labelled, draw=-1))}
+    if numbers:
+        pictures["sets"] = figures.lesion_sets(where(labelled, kind="set"))
+    _kept(asked, frame, data, **pictures)
+
+
+def paths(asked: Asked, draws: int) -> None:
+    """`gradscope paths`."""
+    model, data = _prepared(asked)
+    inputs, labels = data.test[0][: asked.examples], data.test[1][: asked.examples]
+    frame = path_spectrum((model, (inputs, labels)), draws=draws, seed=asked.seed)
+    state = "trained" if asked.epochs or asked.weights else "as built"
+    _kept(asked, frame, data, spectrum=figures.path_lengths(frame.assign(state=state)))
+
+
+def curvature(asked: Asked, k: int, steps: int) -> None:
+    """`gradscope curvature`."""
+    import pandas as pd
+
+    model, data = _prepared(asked)
+    inputs, labels = data.train[0][: asked.examples], data.train[1][: asked.examples]
+    with hessian((model, (inputs, labels))) as operator:
+        extremes = extreme_eigenvalues(operator, k)
+        density = spectral_density(operator, probes=2, steps=steps)
+    frame = pd.concat([extremes, density], ignore_index=True)
+    drawn = frame.assign(family=asked.model, quantity=frame["quantity"].replace({"spectral_density": "density"}))
+    _kept(asked, frame, data, density=figures.spectral_density(drawn))
+
+
+def model_from(text: str, data: DataSet, seed: int) -> nn.Module:
+    """A network of the command line: `family:option=value,...`, or a factory `package.module:function`.
+
+    Raises:
+        ValueError: Neither a family nor something to import, or a factory that returns no module.
+    """
+    name, _, rest = text.partition(":")
+    if name in names():
+        options = dict(_option(part) for part in rest.split(",") if part)
+        signature = FAMILIES[name].__code__.co_varnames
+        options = _suiting(data, signature) | options
+        return build(name, seed=seed, **options)
+    if not rest:
+        raise ValueError(
+            f"There is no network called {text!r}. Known are {', '.join(names())}; your own is named package.module:factory."
+        )
+    print(f"importing {name} and calling {rest}()", file=sys.stderr)
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        factory = getattr(importlib.import_module(name), rest)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--model {text} cannot be imported: {error}. Write package.module:factory.") from error
+    model = factory()
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"--model {text} returned {type(model).__name__}, but an nn.Module is needed.")
+    return model
+
+
+def _suiting(data: DataSet, known: tuple[str, ...]) -> dict[str, Any]:
+    """Options that fit a network to the data, as far as its family has them."""
+    shape = data.train[0].shape[1:]
+    fitting = {"channels": shape[0], "classes": data.classes, "inputs": shape.numel(), "outputs": data.classes}
+    return {option: value for option, value in fitting.items() if option in known}
+
+
+def _option(part: str) -> tuple[str, Any]:
+    key, equals, value = part.partition("=")
+    if not equals or not key:
+        raise ValueError(f"A network's options are written name=value, separated by commas, got {part!r}.")
+    for kind in (int, float):
+        try:
+            return key.strip(), kind(value)
+        except ValueError:
+            continue
+    words = {"true": True, "false": False, "none": None}
+    return key.strip(), words.get(value.strip().lower(), value.strip())
+
+
+def _prepared(asked: Asked) -> tuple[nn.Module, DataSet]:
+    check_writable(asked.out)
+    data = asked.data_set()
+    model = model_from(asked.model, data, asked.seed)
+    if asked.weights is not None:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            model.load_state_dict(load_file(asked.weights))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{asked.weights} does not hold this model's weights: {error}") from error
+        model.eval()
+    if asked.epochs:
+        fit(model, data, epochs=asked.epochs, seed=asked.seed)
+    return model, data
+
+
+def _with_statistics(model: nn.Module, data: DataSet) -> None:
+    """Fresh batch-norm statistics normalise nothing, so an untrained network gets those of training images."""
+    from gradscope.instruments.batch_norm import batch_norm_layers
+    from gradscope.training import calibrate
+
+    if any(layer.num_batches_tracked == 0 for layer in batch_norm_layers(model)):
+        calibrate(model, data.train[0][:512])
+
+
+def _kept(asked: Asked, frame: "pd.DataFrame", data: DataSet, **pictures: "Figure") -> None:
+    facts = provenance({"model": asked.model, "epochs": asked.epochs, "examples": asked.examples}, seeds=[asked.seed], data=data)
+    folder = keep(asked.out, frame.assign(model=asked.model, seed=asked.seed), provenance=facts, **pictures)
+    print(frame.to_string(max_rows=40, max_cols=12))
+    print(folder)

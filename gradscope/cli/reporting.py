@@ -1,0 +1,108 @@
+"""Running analyses and writing what they found: one page for each, or all on one."""
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradscope.cli.cost import announce_cost
+from gradscope.report import Section, provenance, render
+from gradscope.studies.settings import Settings
+
+ANALYSES = ("shattering", "lesions", "paths", "conditioning")
+
+
+def run_one(name: str, main: Callable[[Settings], Section], settings: Settings) -> Path:
+    """Run one analysis, write `<out>/<name>/index.html`, print its verdicts; returns the page's path."""
+    check_writable(settings.out)
+    announce_cost(settings)
+    began = time.perf_counter()
+    section = main(settings)
+    facts = provenance_of(settings, {name: time.perf_counter() - began})
+    page = render(settings.out / name, section.title, [section], facts)
+    print(verdict_lines(section))
+    print(page)
+    return page
+
+
+def run_all(settings: Settings) -> Path:
+    """The main job: all analyses, one report `<out>/index.html`; returns its path."""
+    check_writable(settings.out)
+    announce_cost(settings)
+    sections, durations = [], {}
+    for name in ANALYSES:
+        print(f"== {name}", file=sys.stderr, flush=True)
+        began = time.perf_counter()
+        module = analysis_module(name)
+        if settings.preset not in module.PRESETS:
+            raise ValueError(f"preset is one of {', '.join(module.PRESETS)}, got {settings.preset!r}.")
+        sections.append(module.main(settings))
+        durations[name] = time.perf_counter() - began
+    facts = provenance_of(settings, durations)
+    page = render(settings.out, "gradscope report", sections, facts, summary=summary_of(sections, settings))
+    for section in sections:
+        print(verdict_lines(section))
+    print(page)
+    return page
+
+
+def analysis_module(name: str) -> Any:
+    """An analysis by name: `gradscope.analyses.<name>` of the wheel, or `analyses.<name>` of a checkout."""
+    try:
+        return importlib.import_module(f"gradscope.analyses.{name}")
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("gradscope.analyses"):
+            raise
+        return importlib.import_module(f"analyses.{name}")
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder now, so that hours of work do not end in a refusal.
+
+    Raises:
+        OSError: It cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"Cannot write to {folder} ({error.strerror}). Pass another folder with --out.") from error
+
+
+def provenance_of(settings: Settings, durations: dict[str, float]) -> dict[str, Any]:
+    """What the report was made with; folders of this machine are left out."""
+    configuration = {k: v for k, v in asdict(settings).items() if k in ("preset", "data", "workers")}
+    configuration |= {"threads_per_cell": 1, "torch_threads": torch.get_num_threads()}
+    return provenance(configuration, seeds=settings.seeds, data=settings.data_set(), durations=durations)
+
+
+def summary_of(sections: list[Section], settings: Settings) -> str:
+    """One sentence over all verdicts."""
+    counts: dict[str, int] = {}
+    for section in sections:
+        for verdict in section.verdicts["verdict"]:
+            counts[verdict] = counts.get(verdict, 0) + 1
+    told = ", ".join(f"{number} {verdict}" for verdict, number in sorted(counts.items(), key=lambda item: -item[1]))
+    number = sum(counts.values())
+    return (
+        f"Of {number} published or derived statements re-tested on {settings.data} at small scale "
+        f"({len(settings.seeds)} seeds, preset {settings.preset}): {told}. A claim that fails is a finding, not a defect."
+    )
+
+
+def verdict_lines(section: Section) -> str:
+    """The verdicts of a section as a few aligned lines for a terminal."""
+    lines = [section.title]
+    for row in section.verdicts.to_dict("records"):
+        label = f"{row['claim_id']} {row['part']}".strip()
+        interval = "" if row["low"] != row["low"] else f" [{row['low']:.3g}, {row['high']:.3g}]"
+        lines.append(f"  {row['verdict']:<22} {label:<38} {row['measured']:.3g}{interval}   wanted {row['criterion']}")
+    return "\n".join(lines)

@@ -1,0 +1,37 @@
+"""Trained networks that several analyses look at: trained once, kept, and resumed where interrupted."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from torch import nn
+
+from gradscope.data import DataSet
+from gradscope.nets import build
+from gradscope.studies.sweep import source_hash
+from gradscope.training import fit
+
+
+def untrained(family: str, depth: int, seed: int, data: DataSet) -> nn.Module:
+    """A fresh convolutional network for images of `data`, in train mode."""
+    return build(family, seed=seed, depth=depth, channels=data.train[0].shape[1], classes=data.classes)
+
+
+def trained(family: str, depth: int, seed: int, data: DataSet, *, epochs: int, folder: Path | None) -> nn.Module:
+    """The same network after training with `fit`'s defaults, in eval mode.
+
+    Args:
+        family, depth: As in `nets.build`; the network's weights and the order of the data have this `seed`.
+        data: Its training pair is used.
+        epochs: Passes over it.
+        folder: Where the checkpoint is kept, under a name that holds everything the weights depend on;
+            None keeps nothing.
+    """
+    model = untrained(family, depth, seed, data)
+    facts = [family, depth, seed, data.sha256, epochs, source_hash("nets", "training.py")]
+    name = f"{family}-{depth}-{seed}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.safetensors"
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = None if folder is None else folder / name
+    fit(model, data, epochs=epochs, seed=seed, checkpoint=checkpoint, progress=False)
+    return model.eval()

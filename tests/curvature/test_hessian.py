@@ -1,0 +1,347 @@
+"""The Hessian operator against the Hessian itself, formed entry by entry."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from cases import CASES, Residual, classes, plain_net
+from torch import Tensor, nn
+from torch.autograd import grad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.data import DataLoader, TensorDataset
+
+from gradscope.curvature import hessian
+from gradscope.problem import Problem
+
+
+def dense_hessian(problem: Problem) -> Tensor:
+    """By twofold torch.autograd.grad, one row at a time: slow, and plainly right."""
+    parameters = [p for p in problem.model.parameters() if p.requires_grad]
+    with problem.prepared(), sdpa_kernel(SDPBackend.MATH):
+        loss = sum(problem.value(inputs, targets) for inputs, targets in problem.batches())
+        first = grad(loss, parameters, create_graph=True, materialize_grads=True)
+        rows = []
+        for slope in torch.cat([g.flatten() for g in first]):
+            second = (
+                grad(slope, parameters, retain_graph=True, materialize_grads=True)
+                if slope.requires_grad
+                else [torch.zeros_like(p) for p in parameters]
+            )
+            rows.append(torch.cat([g.flatten() for g in second]))
+    return torch.stack(rows)
+
+
+def state(model: nn.Module) -> dict[str, Any]:
+    """Everything a measurement might leave behind."""
+    return {
+        "values": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        "flags": [(p.requires_grad, p.grad) for p in model.parameters()],
+        "modes": [m.training for m in model.modules()],
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
+        "random": torch.get_rng_state(),
+    }
+
+
+def assert_same_state(model: nn.Module, before: dict[str, Any]) -> None:
+    torch.testing.assert_close(state(model), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("budget_bytes", [2**30, 0], ids=["retained", "streaming"])
+@pytest.mark.parametrize("case", CASES)
+def test_products_match_the_dense_hessian(case: str, budget_bytes: int) -> None:
+    problem = CASES[case]()
+    expected = dense_hessian(problem)
+    with hessian(problem, budget_bytes=budget_bytes) as operator:
+        assert operator.retained is (budget_bytes > 0)
+        vectors = torch.randn(len(expected), 3, dtype=torch.float64)
+        torch.testing.assert_close(operator.dense(), expected)
+        torch.testing.assert_close(operator.matmat(vectors), expected @ vectors)
+        torch.testing.assert_close(operator.matvec(vectors[:, 0]), expected @ vectors[:, 0])
+        torch.testing.assert_close(
+            operator.quadratic(vectors[:, 0]), vectors[:, 0] @ expected @ vectors[:, 0]
+        )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_dense_hessian_is_symmetric(case: str) -> None:
+    matrix = hessian(CASES[case]()).dense()
+    torch.testing.assert_close(matrix, matrix.T)
+
+
+@pytest.mark.parametrize("budget_bytes", [2**30, 0], ids=["retained", "streaming"])
+@pytest.mark.parametrize("case", ["plain", "batch norm train", "batch norm running", "frozen layer"])
+def test_the_model_is_left_as_found(case: str, budget_bytes: int) -> None:
+    problem = CASES[case]()
+    problem.model[0].weight.grad = torch.ones_like(problem.model[0].weight)
+    before = state(problem.model)
+    operator = hessian(problem, budget_bytes=budget_bytes)
+    assert_same_state(problem.model, before)
+    operator.matvec(torch.ones(operator.shape[0]))
+    assert_same_state(problem.model, before)
+    operator.close()
+    assert_same_state(problem.model, before)
+
+
+def test_the_model_is_left_as_found_when_interrupted_in_mid_product() -> None:
+    class Interrupted(nn.Module):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            if self.calls > 4:
+                raise KeyboardInterrupt
+            return x
+
+    net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), Interrupted(), nn.Linear(5, 3))
+    problem = classes(net, 4, sizes=(4, 3), batch_norm="train")
+    before = state(net)
+    operator = hessian(problem, budget_bytes=0)
+    with pytest.raises(KeyboardInterrupt):
+        operator.matvec(torch.ones(operator.shape[0]))
+    assert_same_state(net, before)
+
+
+def test_batches_are_weighted_by_their_examples() -> None:
+    problem = CASES["short last batch"]()
+    inputs = torch.cat([batch[0] for batch in problem.data])
+    targets = torch.cat([batch[1] for batch in problem.data])
+    whole = Problem(problem.model, (inputs, targets))
+    torch.testing.assert_close(hessian(problem).dense(), dense_hessian(whole))
+
+
+def test_weight_decay_adds_to_the_diagonal() -> None:
+    problem = CASES["plain"]()
+    shifted = hessian(problem, weight_decay=0.3).dense()
+    size = len(shifted)
+    torch.testing.assert_close(shifted, dense_hessian(problem) + 0.3 * torch.eye(size, dtype=torch.float64))
+
+
+def test_changed_parameters_are_seen() -> None:
+    problem = CASES["plain"]()
+    operator = hessian(problem)
+    assert operator.retained
+    with torch.no_grad():
+        problem.model[0].weight.mul_(1.5)
+    torch.testing.assert_close(operator.dense(), dense_hessian(problem))
+    problem.model[2].weight.data.mul_(0.5)
+    torch.testing.assert_close(operator.dense(), dense_hessian(problem))
+    problem.model[0].weight.requires_grad_(False)
+    assert operator.matvec(torch.ones(operator.shape[0])).isfinite().all()
+
+
+def test_changed_running_statistics_are_seen() -> None:
+    problem = CASES["batch norm running"]()
+    operator = hessian(problem)
+    problem.model[1].running_var.mul_(4.0)
+    torch.testing.assert_close(operator.dense(), dense_hessian(problem))
+
+
+def test_parameters_are_selected_by_name_glob_module_and_function() -> None:
+    problem = CASES["residual"]()
+    names = list(problem.parameters)
+    sizes = [p.numel() for p in problem.parameters.values()]
+    whole = dense_hessian(problem)
+    owner = torch.tensor([index for index, size in enumerate(sizes) for _ in range(size)])
+
+    def part(*chosen: str) -> Tensor:
+        rows = torch.tensor([names[index] in chosen for index in owner])
+        return whole[rows][:, rows]
+
+    torch.testing.assert_close(hessian(problem, parameters="2.weight").dense(), part("2.weight"))
+    torch.testing.assert_close(hessian(problem, parameters="2").dense(), part("2.weight", "2.bias"))
+    first_block = [name for name in names if name.startswith("0.")]
+    torch.testing.assert_close(hessian(problem, parameters="0.branch.*").dense(), part(*first_block))
+    biases = [name for name in names if name.endswith("bias")]
+    chosen = hessian(problem, parameters=lambda name, parameter: parameter.ndim == 1)
+    torch.testing.assert_close(chosen.dense(), part(*biases))
+    two = hessian(problem, parameters=["2.bias", "0.branch.0"])
+    torch.testing.assert_close(two.dense(), part("0.branch.0.weight", "0.branch.0.bias", "2.bias"))
+    with pytest.raises(ValueError, match=r"There are: 0\.branch\.0\.weight"):
+        hessian(problem, parameters="blocks.*")
+    with pytest.raises(ValueError, match="at least one parameter"):
+        hessian(problem, parameters=lambda name, parameter: False)
+
+
+def test_a_linear_loss_has_a_zero_hessian() -> None:
+    problem = Problem(nn.Linear(3, 1).double(), (torch.randn(4, 3), torch.zeros(4)), lambda out, _: out[:, 0])
+    torch.testing.assert_close(hessian(problem).dense(), torch.zeros(4, 4, dtype=torch.float64))
+
+
+def test_a_loss_of_none_of_the_parameters_has_a_zero_hessian() -> None:
+    problem = hessian(CASES["unused parameter"](), parameters="unused")
+    torch.testing.assert_close(problem.dense(), torch.zeros(6, 6, dtype=torch.float64))
+
+
+def test_products_work_where_gradients_are_off() -> None:
+    problem = CASES["plain"]()
+    expected = dense_hessian(problem)
+    with torch.no_grad():
+        torch.testing.assert_close(hessian(problem, budget_bytes=0).dense(), expected)
+
+
+def test_a_bare_pair_is_a_problem() -> None:
+    problem = CASES["plain"]()
+    torch.testing.assert_close(hessian((problem.model, problem.data)).dense(), dense_hessian(problem))
+
+
+def test_dropout_that_eval_mode_leaves_on_is_named() -> None:
+    class AlwaysDropping(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.dropout(x, 0.5, training=True)
+
+    net = nn.Sequential(nn.Linear(4, 8), AlwaysDropping(), nn.Linear(8, 3))
+    with pytest.raises(ValueError, match=r"random even in eval mode.*Modules that drop: 1\."):
+        hessian(classes(net, 4))
+
+
+def test_a_shuffling_loader_that_drops_examples_is_named() -> None:
+    inputs, targets = torch.randn(11, 4, dtype=torch.float64), torch.randint(0, 3, (11,))
+    loader = DataLoader(TensorDataset(inputs, targets), batch_size=4, shuffle=True, drop_last=True)
+    with pytest.raises(ValueError, match=r"DataLoader shuffles \(RandomSampler\)"):
+        hessian((plain_net().double(), loader))
+
+
+def test_a_shuffling_loader_is_harmless_where_order_does_not_matter() -> None:
+    inputs, targets = torch.randn(10, 4, dtype=torch.float64), torch.randint(0, 3, (10,))
+    loader = DataLoader(TensorDataset(inputs, targets), batch_size=4, shuffle=True)
+    net = plain_net().double()
+    expected = dense_hessian(Problem(net, (inputs, targets)))
+    torch.testing.assert_close(hessian((net, loader), budget_bytes=0).dense(), expected)
+
+
+def test_augmented_data_is_named() -> None:
+    class Jittered:
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            yield torch.randn(5, 4, dtype=torch.float64), torch.zeros(5, dtype=torch.long)
+
+    with pytest.raises(ValueError, match="different on each pass"):
+        hessian((plain_net().double(), Jittered()))
+
+
+def test_a_wrong_second_derivative_is_refused_by_the_symmetry_check() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 3))
+    with pytest.raises(ValueError, match=r"symmetric.*0 is parametrised.*weight_norm"):
+        hessian(classes(net, 4))
+
+
+def test_a_symmetric_but_wrong_second_derivative_is_refused_by_the_full_check() -> None:
+    class HalfCurved(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.square()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            (x,) = ctx.saved_tensors
+            return gradient * (x + x.detach())
+
+    class Squares(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return HalfCurved.apply(self.weight) * x
+
+    problem = classes(Squares(), 4)
+    assert hessian(problem).shape == (4, 4)
+    with pytest.raises(ValueError, match="central differences"):
+        hessian(problem, check="full")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_full_check_passes_every_case(case: str) -> None:
+    problem = CASES[case]()
+    before = state(problem.model)
+    hessian(problem, check="full")
+    assert_same_state(problem.model, before)
+
+
+def test_the_full_check_sees_float32_models_in_double() -> None:
+    problem = CASES["residual"]()
+    single = Problem(copy.deepcopy(problem.model).float(), problem.data)
+    operator = hessian(single, check="full")
+    assert operator.dtype == torch.float32
+    torch.testing.assert_close(operator.dense(), dense_hessian(problem), rtol=1e-4, atol=1e-6)
+
+
+def test_an_operation_without_second_derivative_is_named() -> None:
+    class Bags(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bag = nn.EmbeddingBag(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.bag(x).tanh()
+
+    problem = Problem(Bags(), (torch.randint(0, 6, (5, 4)), torch.randint(0, 3, (5,))))
+    with pytest.raises(ValueError, match="second derivative that torch does not have"):
+        hessian(problem)
+
+
+def test_bad_requests_say_what_to_do() -> None:
+    problem = CASES["plain"]()
+    with pytest.raises(ValueError, match="cheap, full, none"):
+        hessian(problem, check="thorough")
+    operator = hessian(problem)
+    with pytest.raises(ValueError, match=r"one vector of shape \[64\]"):
+        operator.matvec(torch.ones(3))
+    with pytest.raises(ValueError, match=r"shape \[64, k\]"):
+        operator.matmat(torch.ones(3, 2))
+    batch_normed = classes(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), 4, batch_norm="own")
+    with pytest.raises(ValueError, match="not a loss that has a Hessian"):
+        hessian(batch_normed)
+    frozen = plain_net().requires_grad_(False)
+    with pytest.raises(ValueError, match="requires_grad"):
+        hessian(classes(frozen, 4))
+    mixed = nn.Sequential(nn.Linear(4, 3).double(), nn.Linear(3, 3))
+    with pytest.raises(ValueError, match=r"one dtype.*torch.float32 on cpu, torch.float64 on cpu"):
+        hessian(Problem(mixed, (torch.randn(4, 4), torch.zeros(4, dtype=torch.long))))
+    with torch.no_grad():
+        problem.model[0].weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="finite loss"):
+        hessian(problem)
+
+
+def test_large_operators_are_not_formed_unasked() -> None:
+    net = nn.Sequential(nn.Linear(4, 800), nn.Tanh(), nn.Linear(800, 3))
+    operator = hessian(classes(net, 4), check="none")
+    with pytest.raises(ValueError, match="allow_large=True"):
+        operator.dense()
+
+
+def test_freed_graphs_leave_no_memory_behind() -> None:
+    import gc
+    import weakref
+
+    problem = CASES["attention"]()
+    operator = hessian(problem)
+    graphs = [weakref.ref(graph.gradients[0]) for graph in operator._graphs]
+    gc.disable()
+    try:
+        operator.close()
+        assert [graph() for graph in graphs] == [None] * len(graphs)
+    finally:
+        gc.enable()
+
+
+def test_zero_initialised_pairs_couple_only_within_their_block() -> None:
+    """At zero weights all curvature sits between the two layers of one block (reference sheet 1.2)."""
+    blocks = [
+        Residual(nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 3, bias=False))) for _ in range(2)
+    ]
+    net = nn.Sequential(*blocks)
+    for parameter in net.parameters():
+        nn.init.zeros_(parameter)
+    data = (torch.randn(9, 3), torch.randn(9, 3))
+    problem = Problem(net.double(), data, "half_squared_error")
+    for layer in ("0.branch.0", "0.branch.1", "1.branch.0"):
+        assert hessian(problem, parameters=layer).dense().abs().max() == 0
+    assert hessian(problem, parameters="0.*").dense().abs().max() > 0
+    between = hessian(problem, parameters=["0.branch.0", "1.branch.1"]).dense()
+    assert between.abs().max() == 0
