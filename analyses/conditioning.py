@@ -26,7 +26,7 @@ from gradscope.studies.settings import Settings
 class Preset:
     layers: tuple[int, ...] = (2, 4, 6, 12)
     trained_layers: int = 20
-    epochs: int = 6
+    epochs: int = 4
     images: int = 256
     steps: int = 40
 
@@ -57,7 +57,7 @@ def main(settings: Settings) -> Section:
     fixed = {"layers": size.trained_layers, "epochs": size.epochs, "data": settings.data}
     trained = gs.sweep(
         cells.trained_spectrum,
-        gs.grid(family=["plain", "resnet"], **fixed, images=size.images, steps=size.steps, seed=settings.seeds[:1]),
+        gs.grid(family=["plain", "resnet"], **fixed, images=size.images, lanczos_steps=size.steps, seed=settings.seeds[:1]),
         key={"data": images.sha256},
         constants={"root": settings.root, "folder": settings.cache / "networks"},
         **options,
@@ -93,7 +93,7 @@ def claims(linear: pd.DataFrame, order: pd.DataFrame, deep: int) -> dict[tuple[s
         ("H1", "condition number"): worst("condition_deviation"),
         ("H1", "spectrum"): worst("spectrum_deviation"),
         ("H2", "equal Hessians"): worst("difference_from_identity_start"),
-        ("H2", "growth"): largest.groupby("seed")[["layers", "value"]].apply(_log_slope),
+        ("H2", "growth"): largest.groupby("seed")[["layers", "value"]].apply(_straightness),
         ("H3", "flat"): worst("largest_entry"),
         ("H3", "order"): per_seed(order, quantity="order"),
         ("H4", ""): negative["value"],
@@ -102,8 +102,11 @@ def claims(linear: pd.DataFrame, order: pd.DataFrame, deep: int) -> dict[tuple[s
     }
 
 
-def _log_slope(rows: pd.DataFrame) -> float:
-    return float(np.polyfit(np.log(rows["layers"]), np.log(rows["value"]), 1)[0])
+def _straightness(rows: pd.DataFrame) -> float:
+    """Increase per layer over the deeper half of the depths, over that over the shallower half: 1 for a line."""
+    line = rows.set_index("layers")["value"].sort_index()
+    first, middle, last = line.index[0], line.index[len(line) // 2], line.index[-1]
+    return float((line[last] - line[middle]) / (last - middle) * (middle - first) / (line[middle] - line[first]))
 
 
 def theory(size: Preset, settings: Settings) -> pd.DataFrame:
@@ -122,7 +125,6 @@ def pictures(linear: pd.DataFrame, trained: pd.DataFrame, size: Preset, settings
     ratios = where(linear, quantity=["condition_number", "lambda_max"])
     ratios = ratios[ratios["definition"].isin(["percentile_10"]) | (ratios["quantity"] == "lambda_max")]
     stems = where(linear, network="2-shortcut, zero", quantity=["eigenvalue", "closed_form"], seed=settings.seeds[0])
-    density = trained.assign(quantity=trained["quantity"].replace({"spectral_density": "density"}))
     return (
         Picture(
             "condition",
@@ -141,7 +143,7 @@ def pictures(linear: pd.DataFrame, trained: pd.DataFrame, size: Preset, settings
         ),
         Picture(
             "density",
-            gs.figures.spectral_density(density),
+            gs.figures.spectral_density(trained),
             f"Spectral density of the Hessian of trained networks of {size.trained_layers} layers, without and with skips, on "
             f"{size.images} training images. Ticks are single eigenvalues with their bounds.",
             "Spectral density of a plain and a residual network, most of it at zero, with a few large eigenvalues.",

@@ -23,7 +23,7 @@ from gradscope.studies.settings import Settings
 @dataclass(frozen=True)
 class Preset:
     layers: int = 56
-    epochs: int = 6
+    epochs: int = 4
     plain_layers: int = 15
     sets: tuple[int, ...] = (3, 6, 9, 12, 15)
     subsets: int = 6

@@ -24,7 +24,7 @@ from gradscope.studies.settings import Settings
 @dataclass(frozen=True)
 class Preset:
     layers: int = 56
-    epochs: int = 6
+    epochs: int = 4
     images: int = 32
     draws: int = 4
 

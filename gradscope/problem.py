@@ -151,9 +151,9 @@ class Problem:
             raise ValueError("This measurement needs a loss, but the data has no targets. Pass data=(x, y).")
         output = self.outputs(inputs)
         losses = self.loss(output, targets)
-        if losses.ndim != 1 or len(losses) != _length(inputs):
+        if losses.ndim != 1 or len(losses) != examples_in(inputs):
             raise ValueError(
-                f"The loss must return one value per example, shape [{_length(inputs)}], got "
+                f"The loss must return one value per example, shape [{examples_in(inputs)}], got "
                 f"{list(losses.shape)}. Use reduction='none', or sum over everything but the examples."
             )
         return losses
@@ -206,7 +206,7 @@ def _checked(data: Any) -> tuple[Iterable[Any], int]:
     lengths = []
     for batch in data:
         inputs, targets = _split(batch)
-        lengths.append(_length(inputs))
+        lengths.append(examples_in(inputs))
         if targets is not None and len(targets) != lengths[-1]:
             raise ValueError(f"A batch has {lengths[-1]} inputs but {len(targets)} targets.")
     if not lengths or 0 in lengths:
@@ -230,7 +230,8 @@ def _split(batch: Any) -> Batch:
     raise ValueError(f"A batch is (x, y), x, or a dict with 'labels', got {type(batch).__name__}.")
 
 
-def _length(inputs: Any) -> int:
+def examples_in(inputs: Any) -> int:
+    """Number of examples in a batch of inputs: rows of the tensor, or of the first tensor of a dict."""
     if isinstance(inputs, Mapping):
         return next((len(value) for value in inputs.values() if isinstance(value, Tensor)), 0)
     return len(inputs)

@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional
 def mlp(*widths: int, bias: bool = True) -> nn.Sequential:
     """Linear layers with tanh between them."""
     layers: list[nn.Module] = []
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after, bias=bias), nn.Tanh()]
     return nn.Sequential(*layers[:-1])
 

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from gradscope.curvature.density import spectral_density
 from gradscope.curvature.eigenvalues import extreme_eigenvalues
 from gradscope.curvature.hessian import hessian
 from gradscope.data import DataSet
+from gradscope.instruments.batch_norm import batch_norm_layers
+from gradscope.instruments.recalibrate import recalibrated
 from gradscope.nets import build, names
 from gradscope.nets.registry import FAMILIES
 from gradscope.problem import Problem
@@ -65,13 +68,15 @@ def lesions(asked: Asked, sets: str, subsets: int) -> None:
     except ValueError:
         raise ValueError(f"--sets takes whole numbers separated by commas, such as 2,4,8, got {sets!r}.") from None
     model, data = _prepared(asked)
-    _with_statistics(model, data)
     problem = Problem(model, (data.test[0][: asked.examples], data.test[1][: asked.examples]))
     calibration = data.train[0][:512]
-    if asked.model.partition(":")[0] in ("plain", "vgg", "plain_mlp"):
-        frame = layer_lesion_study(problem, calibration=calibration)
-    else:
-        frame = lesion_study(problem, sets=numbers, subsets=subsets, calibration=calibration, seed=asked.seed)
+    # Fresh batch-norm statistics normalise nothing, so an untrained network gets those of training images.
+    fresh = any(layer.num_batches_tracked == 0 for layer in batch_norm_layers(model))
+    with recalibrated(model, [calibration]) if fresh else nullcontext():
+        if asked.model.partition(":")[0] in ("plain", "vgg", "plain_mlp"):
+            frame = layer_lesion_study(problem, calibration=calibration)
+        else:
+            frame = lesion_study(problem, sets=numbers, subsets=subsets, calibration=calibration, seed=asked.seed)
     labelled = frame.assign(family=asked.model)
     pictures = {"single": figures.lesions(where(labelled, draw=-1))}
     if numbers:
@@ -98,8 +103,7 @@ def curvature(asked: Asked, k: int, steps: int) -> None:
         extremes = extreme_eigenvalues(operator, k)
         density = spectral_density(operator, probes=2, steps=steps)
     frame = pd.concat([extremes, density], ignore_index=True)
-    drawn = frame.assign(family=asked.model, quantity=frame["quantity"].replace({"spectral_density": "density"}))
-    _kept(asked, frame, data, density=figures.spectral_density(drawn))
+    _kept(asked, frame, data, density=figures.spectral_density(frame.assign(family=asked.model)))
 
 
 def model_from(text: str, data: DataSet, seed: int) -> nn.Module:
@@ -167,15 +171,6 @@ def _prepared(asked: Asked) -> tuple[nn.Module, DataSet]:
     if asked.epochs:
         fit(model, data, epochs=asked.epochs, seed=asked.seed)
     return model, data
-
-
-def _with_statistics(model: nn.Module, data: DataSet) -> None:
-    """Fresh batch-norm statistics normalise nothing, so an untrained network gets those of training images."""
-    from gradscope.instruments.batch_norm import batch_norm_layers
-    from gradscope.training import calibrate
-
-    if any(layer.num_batches_tracked == 0 for layer in batch_norm_layers(model)):
-        calibrate(model, data.train[0][:512])
 
 
 def _kept(asked: Asked, frame: "pd.DataFrame", data: DataSet, **pictures: "Figure") -> None:

@@ -33,8 +33,8 @@ class GradientGraph:
         """The gradient as one vector, [P]."""
         return _flat(self.gradients, self.parameters).detach()
 
-    def add_product(self, vector: Tensor, total: Tensor) -> None:
-        """Add Hessian times `vector` to `total`, both of shape [P]."""
+    def add_product(self, vector: Tensor, total: Tensor, *, last: bool = False) -> None:
+        """Add Hessian times `vector` to `total`, both of shape [P]; the `last` product frees the graph."""
         parts = split(vector, self.parameters)
         curved = [
             (gradient, part)
@@ -48,7 +48,7 @@ class GradientGraph:
                 [gradient for gradient, _ in curved],
                 self.parameters,
                 [part for _, part in curved],
-                retain_graph=True,
+                retain_graph=not last,
                 allow_unused=True,
             )
         for part, product in zip(split(total, self.parameters), products, strict=True):

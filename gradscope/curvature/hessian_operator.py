@@ -51,24 +51,24 @@ class HessianOperator(Operator):
     def _apply(self, rows: Tensor) -> Tensor:
         totals = rows * self.weight_decay if self.weight_decay else torch.zeros_like(rows)
 
-        def multiply(graph: GradientGraph) -> None:
-            for row, total in zip(rows, totals, strict=True):
-                graph.add_product(row, total)
+        def multiply(graph: GradientGraph, kept: bool) -> None:
+            for index, (row, total) in enumerate(zip(rows, totals, strict=True), start=1):
+                graph.add_product(row, total, last=not kept and index == len(rows))
 
         self.for_each_batch(multiply)
         return totals
 
-    def for_each_batch(self, visit: Callable[[GradientGraph], None]) -> None:
-        """Show the gradient graph of each batch to `visit`: kept ones, or built and freed one by one."""
+    def for_each_batch(self, visit: Callable[[GradientGraph, bool], None]) -> None:
+        """Call `visit(graph, kept)` with each batch's gradient graph: kept, or built and freed in turn."""
         with exact_derivatives(self.device):
             if self._graphs and self._stamp == self._checksum():
                 for graph in self._graphs:
-                    visit(graph)
+                    visit(graph, True)
             else:
                 self.close()
                 self._build(visit)
 
-    def _build(self, visit: Callable[[GradientGraph], None]) -> None:
+    def _build(self, visit: Callable[[GradientGraph, bool], None]) -> None:
         kept: list[GradientGraph] = []
         bytes_kept = 0
         keep = self.retained is not False
@@ -86,7 +86,7 @@ class HessianOperator(Operator):
                     kept.append(graph)
                 else:
                     kept.clear()
-                visit(graph)
+                visit(graph, keep)
                 del graph
         self.retained = keep
         if keep:

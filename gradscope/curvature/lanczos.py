@@ -15,10 +15,10 @@ class Lanczos:
 
     Products run in the operator's dtype; alpha, beta and the tridiagonal matrix T are float64. Each
     new vector is made orthogonal to all before it, and once more where that shortened it ("twice is
-    enough"), so no ghost copies of converged eigenvalues appear. Where the Krylov space closes (beta is zero to
-    rounding, relative to |T|), the run goes on from a random vector orthogonal to what it has: T falls
-    into blocks, and further copies of repeated eigenvalues come out. A copy that the first block cannot
-    reach is not seen while that block lasts: from one starting vector a repeated eigenvalue counts once.
+    enough"), so no ghost copies of converged eigenvalues appear. Where the Krylov space closes (beta is
+    zero to rounding, relative to |T|), the run goes on from a random vector orthogonal to what it
+    has: T falls into blocks, and further copies of repeated eigenvalues come out. While the first
+    block lasts they are not seen: from one starting vector a repeated eigenvalue counts once.
 
     Args:
         operator: Symmetric, [P, P].

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, SequentialSampler
+from torch import Tensor
 
+from gradscope.curvature.culprits import changing_part, wrong_layer
 from gradscope.curvature.gradient_graph import GradientGraph, exact_derivatives, plain_gradient
 from gradscope.curvature.hessian_operator import HessianOperator
 from gradscope.curvature.selection import select
@@ -28,7 +28,7 @@ def check_repeatable(operator: HessianOperator) -> None:
     first_loss = torch.zeros((), dtype=torch.float64, device=operator.device)
     first_gradient, hu, hv = torch.zeros_like(u), torch.zeros_like(u), torch.zeros_like(u)
 
-    def first_pass(graph: GradientGraph) -> None:
+    def first_pass(graph: GradientGraph, kept: bool) -> None:
         first_loss.add_(graph.loss)
         first_gradient.add_(graph.gradient())
         graph.add_product(u, hu)
@@ -47,14 +47,14 @@ def check_repeatable(operator: HessianOperator) -> None:
         operator, first_loss
     ):
         raise ValueError(
-            "The Hessian needs the same loss and gradient on every pass, but a second pass moved the "
-            f"loss from {first_loss.item():.6g} to {second_loss.item():.6g}: {_culprit(operator)}"
+            "The Hessian needs the same loss and gradient on every pass, but a second pass moved the loss "
+            f"from {first_loss.item():.6g} to {second_loss.item():.6g}: {changing_part(operator.problem)}"
         )
     difference = (torch.dot(u.double(), hv.double()) - torch.dot(v.double(), hu.double())).abs()
     if difference > tolerance * torch.linalg.vector_norm(u.double()) * torch.linalg.vector_norm(hv.double()):
         raise ValueError(
             "The Hessian must be symmetric, but u.Hv and v.Hu differ by "
-            f"{difference.item():.2g}: {_wrong_layer(operator.problem.model)}"
+            f"{difference.item():.2g}: {wrong_layer(operator.problem.model)}"
         )
 
 
@@ -87,7 +87,7 @@ def check_by_differences(operator: HessianOperator) -> None:
     if min(errors) > 1e-3:
         raise ValueError(
             "A product with the Hessian differs from central differences of the gradient by "
-            f"{min(errors):.2g} of its length: {_wrong_layer(problem.model)}"
+            f"{min(errors):.2g} of its length: {wrong_layer(problem.model)}"
         )
 
 
@@ -124,65 +124,9 @@ def _rounding(operator: HessianOperator, loss: Tensor) -> float:
     return 1e3 * torch.finfo(operator.dtype).eps * max(1.0, loss.abs().item())
 
 
-def _culprit(operator: HessianOperator) -> str:
-    problem = operator.problem
-    with problem.prepared(), torch.no_grad():
-        inputs, targets = problem.first_batch()
-        if not torch.equal(problem.losses(inputs, targets), problem.losses(inputs, targets)):
-            drops = [
-                name
-                for name, module in problem.model.named_modules()
-                if "drop" in type(module).__name__.lower()
-            ]
-            named = f" Modules that drop: {', '.join(drops)}." if drops else ""
-            return (
-                "the network is random even in eval mode, as functional.dropout without "
-                f"training=self.training is.{named} Switch the randomness off while measuring."
-            )
-        again = problem.first_batch()[0]
-    loader = problem.data
-    if isinstance(loader, DataLoader) and not isinstance(loader.sampler, SequentialSampler):
-        return (
-            f"the DataLoader shuffles ({type(loader.sampler).__name__}) and its batches are not "
-            "interchangeable (drop_last, or statistics of the batch). Build it with shuffle=False, or "
-            "pass list(loader)."
-        )
-    if not _equal(inputs, again):
-        return "the data is different on each pass (augmentation or shuffling). Pass list(loader)."
-    return "the network is not deterministic; torch.use_deterministic_algorithms(True) finds the operation."
-
-
-def _wrong_layer(model: nn.Module) -> str:
-    parametrised = [
-        name or "the model" for name, module in model.named_modules() if hasattr(module, "parametrizations")
-    ]
-    parametrised += [
-        name or "the model"
-        for name, module in model.named_modules()
-        if any(type(hook).__name__ == "WeightNorm" for hook in module._forward_pre_hooks.values())
-    ]
-    if parametrised:
-        return (
-            f"{', '.join(parametrised)} is parametrised, and torch's second derivative of weight_norm is "
-            "wrong. Write w = g * v / v.norm(dim=1, keepdim=True) in plain operations, or remove it."
-        )
-    return (
-        "some layer has a wrong second derivative (a custom autograd.Function?), or the point lies on "
-        "a kink. Freeze layers one by one with parameters=... to find it."
-    )
-
-
 def _in_double(batch: Any) -> Any:
     """The batch as data for a `Problem`: a pair, or a dict with its targets under `labels`."""
     inputs, targets = batch
     if targets is not None and targets.is_floating_point():
         targets = targets.double()
     return {**inputs, "labels": targets} if isinstance(inputs, Mapping) else (inputs, targets)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        return one.shape == other.shape and torch.equal(one, other)
-    if isinstance(one, Mapping):
-        return all(_equal(value, other[key]) for key, value in one.items())
-    return bool(one == other)

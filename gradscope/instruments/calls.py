@@ -49,7 +49,8 @@ class _AddCalls(TorchFunctionMode):
         kwargs = kwargs or {}
         if not self.running or func not in _ADDITIONS:
             return func(*args, **kwargs)
-        operands = [*args, *([kwargs["other"]] if "other" in kwargs else [])][:2]
+        named = [kwargs[name] for name in ("input", "other") if name in kwargs]
+        operands = [*args, *named][:2]
         if len(operands) < 2 or not all(isinstance(o, Tensor) and o.is_floating_point() for o in operands):
             return func(*args, **kwargs)
         index, self.count = self.count, self.count + 1
@@ -61,7 +62,7 @@ class _AddCalls(TorchFunctionMode):
             operands[0] = replaced[0](operands[0])
         if replaced[1] is not None:
             operands[1] = replaced[1](operands[1])
-        kwargs = {key: value for key, value in kwargs.items() if key != "other"}
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("input", "other")}
         result = func(*operands, *args[2:], **kwargs)
         if self.report is not None:
             self.report(index, result)
@@ -100,11 +101,20 @@ def additions(
         if report is not None:
             for name, module in model.named_modules():
                 enter = module.register_forward_pre_hook(lambda m, a, name=name: names.append(name))
-                leave = module.register_forward_hook(lambda m, a, o: names.__delitem__(-1), always_call=True)
+                leave = module.register_forward_hook(_leave(names, name), always_call=True)
                 stack.callback(enter.remove)
                 stack.callback(leave.remove)
         stack.enter_context(mode)
         yield mode
+
+
+def _leave(names: list[str], name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def leave(module: nn.Module, arguments: Any, output: Any) -> None:
+        # Where another hook raised before the module was entered, leaving it is reported all the same.
+        if names and names[-1] == name:
+            del names[-1]
+
+    return leave
 
 
 def _call(index: int, names: list[str], result: Tensor) -> AddCall:

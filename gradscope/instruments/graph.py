@@ -126,8 +126,8 @@ class Graph:
 
 
 def gradient_node(tensor: Tensor) -> Node | None:
-    """The graph node whose value `tensor` is, leaves that require a gradient included."""
-    if not tensor.requires_grad:
+    """The graph node whose value `tensor` is, leaves that require a gradient included; None without a graph."""
+    if not tensor.requires_grad or tensor.is_inference():
         return None
     return torch.autograd.graph.get_gradient_edge(tensor).node
 

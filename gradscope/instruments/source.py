@@ -1,6 +1,6 @@
 """Which tensor counts as a network's input, and making it one that gradients can be taken at."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,19 +13,18 @@ from gradscope.instruments.listen import first_tensor
 def source_of(model: nn.Module, inputs: Any) -> Iterator[tuple[Any, Callable[[], list[Tensor]]]]:
     """Inputs that need a gradient, and the tensors that count as sources once the forward has run.
 
-    The first floating-point tensor of `inputs` is the source; if there is none, what an `nn.Embedding`
-    makes of an integer tensor of `inputs`, and if that cannot be told, what the first embedding to run makes.
+    The first tensor of `inputs` is the source. If it holds integers, the source is what `nn.Embedding`
+    modules make of integer tensors of `inputs`, and if that cannot be told, what the first embedding to run
+    makes. The network gets a copy of the source, which it may change in place.
     """
-    floating = [tensor for tensor in tensors_of(inputs) if tensor.is_floating_point()]
-    integers = [tensor for tensor in tensors_of(inputs) if not tensor.is_floating_point()]
-    if floating:
-        placed = _mapped(inputs, lambda t: t.detach().requires_grad_() if t is floating[0] else t)
-        first = next(tensor for tensor in tensors_of(placed) if tensor.requires_grad)
-        yield placed, lambda: [first]
+    tensors = tensors_of(inputs)
+    if tensors and tensors[0].is_floating_point():
+        leaf = tensors[0].detach().requires_grad_()
+        yield _mapped(inputs, lambda t: leaf.clone() if t is tensors[0] else t), lambda: [leaf]
         return
     embedded: list[Tensor] = []
     first_to_run: list[Tensor] = []
-    pointers = {tensor.data_ptr() for tensor in integers}
+    pointers = {tensor.data_ptr() for tensor in tensors if not tensor.is_floating_point()}
 
     def on_embedding(module: nn.Module, arguments: Any, output: Tensor) -> Tensor | None:
         read = first_tensor(arguments)
@@ -34,7 +33,7 @@ def source_of(model: nn.Module, inputs: Any) -> Iterator[tuple[Any, Callable[[],
             return None
         source = output.detach().requires_grad_()
         (embedded if told else first_to_run).append(source)
-        return source
+        return source.clone()
 
     handles = [m.register_forward_hook(on_embedding) for m in model.modules() if isinstance(m, nn.Embedding)]
     try:
@@ -57,8 +56,9 @@ def tensors_of(structure: Any) -> list[Tensor]:
 def _mapped(structure: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(structure, Tensor):
         return change(structure)
-    if isinstance(structure, dict):
+    if isinstance(structure, Mapping):
         return {key: _mapped(value, change) for key, value in structure.items()}
     if isinstance(structure, tuple | list):
-        return type(structure)(_mapped(value, change) for value in structure)
+        parts = [_mapped(value, change) for value in structure]
+        return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
     return structure

@@ -100,11 +100,11 @@ def loss_order(layers: int, seed: int) -> "pd.DataFrame":
 
 
 def trained_spectrum(
-    family: str, layers: int, epochs: int, data: str, images: int, steps: int, seed: int, *, root: str | None, folder: Path
+    family: str, layers: int, epochs: int, data: str, images: int, lanczos_steps: int, seed: int, *, root: str | None, folder: Path
 ) -> "pd.DataFrame":
     """Extreme eigenvalues and spectral density of a trained network's Hessian on a few training images.
 
-    Batch normalisation with stored statistics; float32 products. Two probes of `steps` products each.
+    Batch normalisation with stored statistics; float32 products. Two probes of `lanczos_steps` products each.
     """
     import pandas as pd
 
@@ -113,9 +113,9 @@ def trained_spectrum(
     inputs, labels = data_of.train
     chosen = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))[:images]
     with hessian(Problem(model, (inputs[chosen], labels[chosen]))) as operator:
-        extremes = extreme_eigenvalues(operator, 5, max_products=4 * steps)
+        extremes = extreme_eigenvalues(operator, 5, max_products=4 * lanczos_steps)
         ratio = condition_number(extremes, "negative_ratio")
-        density = spectral_density(operator, probes=2, steps=steps)
+        density = spectral_density(operator, probes=2, steps=lanczos_steps)
     return pd.concat([extremes, ratio, density], ignore_index=True)
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from gradscope.instruments.listen import Heard, on_gradient
 from gradscope.instruments.sites import sites
+from gradscope.instruments.source import source_of
 from gradscope.measures.correlation import correlation_R_interval, mean_cosine
-from gradscope.problem import Problem, as_problem
+from gradscope.problem import Problem, as_problem, examples_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +37,10 @@ def gradient_correlation(
     Returns:
         Frame with a row for each site and quantity: `correlation_R`, ratio of sums, with its jackknife 95 %
         interval over examples; `mean_cosine` over pairs of non-zero gradients. Columns `source`,
-        `batch_norm` (the meaning in force), `quantity`, `unit`, `site` (`input` first), `depth` (order of
-        running, input 0), `call`, `value`, `low`, `high`, `n` (examples with a non-zero gradient), `n_zero`,
-        `status`, `reason`.
+        `batch_norm` (the meaning in force), `quantity`, `unit`, `site` (`input` first; for integers, what the
+        embedding makes of them), `depth` (order of running, input 0), `call`, `value`, `low`, `high`, `n`
+        (examples with a non-zero gradient), `n_zero`, `status`, `reason`. A site whose output has no row for
+        each example (windows, flattened tokens) is `skipped`.
 
     Raises:
         ValueError: Fewer than two examples, an unknown source, or no site.
@@ -52,15 +54,18 @@ def gradient_correlation(
     if source not in SOURCES:
         raise ValueError(f"source is one of {', '.join(SOURCES)}, got {source!r}.")
     label = problem.batch_norm_name
+    examples = examples_in(problem.first_batch()[0])
+    if examples < 2:
+        raise ValueError(f"gradient_correlation compares examples, and the first batch has {examples}.")
     with problem.prepared():
         heard = _own_gradients(problem, at, source) if label == "own" else _gradients(problem, at, source)
-    _check_examples(heard)
     rows = []
     for where, gradient in sorted(heard, key=lambda pair: (pair[0].depth, pair[0].call)):
-        rows += _rows(where, gradient.flatten(start_dim=1))
+        rows += _rows(where._replace(depth=where.depth + 1), gradient, examples)
     return pd.DataFrame(rows).assign(source=source, batch_norm=label)[_COLUMNS]
 
 
+_INPUT = Heard("input", -1, 0)
 _COLUMNS = [
     *("source", "batch_norm", "quantity", "unit", "site", "depth", "call"),
     *("value", "low", "high", "n", "n_zero", "status", "reason"),
@@ -70,60 +75,59 @@ _COLUMNS = [
 def _gradients(problem: Problem, at: Any, source: str) -> list[tuple[Heard, Tensor]]:
     heard: list[tuple[Heard, Tensor]] = []
     inputs, targets = problem.first_batch()
-    floating = isinstance(inputs, Tensor) and inputs.is_floating_point()
-    if floating:
-        inputs = inputs.detach().requires_grad_()
-    with torch.enable_grad(), on_gradient(sites(problem.model, at), lambda where, g: heard.append((where, g))):
-        total = _scalar(problem, inputs, targets, source)
-        wanted = [inputs] if floating else [p for p in problem.model.parameters() if p.requires_grad]
-        gradients = torch.autograd.grad(total, wanted, allow_unused=True)
-    shifted = [(where._replace(depth=where.depth + 1), gradient) for where, gradient in heard]
-    if floating and gradients[0] is not None:
-        shifted.append((Heard("input", 0, 0), gradients[0]))
-    if not shifted:
-        raise ValueError("No site heard a gradient: the output does not depend on them in a way autograd can see.")
-    return shifted
-
-
-def _check_examples(heard: list[tuple[Heard, Tensor]]) -> None:
-    first = len(heard[-1][1])
-    odd = next((where.site for where, gradient in heard if len(gradient) != first), None)
-    if first < 2 or odd is not None:
-        at_fault = f"site {odd} has another first dimension" if odd else f"the batch has {first}"
-        raise ValueError(f"gradient_correlation compares examples along the first dimension: {at_fault}.")
+    with (
+        torch.enable_grad(),
+        source_of(problem.model, inputs) as (placed, sources),
+        on_gradient(sites(problem.model, at), lambda where, g: heard.append((where, g))),
+    ):
+        total = _values(problem, placed, targets, source).sum()
+        wanted = sources() or list(problem.parameters.values())
+        if not wanted or not total.requires_grad:
+            raise ValueError("The output does not depend on the input in a way autograd can see.")
+        gradient = torch.autograd.grad(total, wanted, allow_unused=True)[0]
+    if sources() and gradient is not None:
+        heard.append((_INPUT, gradient))
+    if not heard:
+        raise ValueError("No site heard a gradient: the output does not depend on any of them.")
+    return heard
 
 
 def _own_gradients(problem: Problem, at: Any, source: str) -> list[tuple[Heard, Tensor]]:
     """One backward pass for each example: exact where batch statistics are differentiated through."""
     collected: dict[Heard, list[Tensor]] = {}
+    unlike: dict[Heard, Tensor] = {}
     inputs, targets = problem.first_batch()
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         raise ValueError("batch_norm='own' needs inputs that are one floating-point tensor. Use 'frozen'.")
-    inputs = inputs.detach().requires_grad_()
     example = 0
 
     def keep(where: Heard, gradient: Tensor) -> None:
-        collected.setdefault(where, []).append(gradient[example].clone())
+        if len(gradient) == len(inputs):
+            collected.setdefault(where, []).append(gradient[example].clone())
+        else:
+            unlike[where] = gradient
 
-    with torch.enable_grad(), on_gradient(sites(problem.model, at), keep):
-        values = _values(problem, inputs, targets, source)
+    with (
+        torch.enable_grad(),
+        source_of(problem.model, inputs) as (placed, sources),
+        on_gradient(sites(problem.model, at), keep),
+    ):
+        values = _values(problem, placed, targets, source)
         for example in range(len(values)):
-            gradient = torch.autograd.grad(values[example], inputs, retain_graph=True)[0]
-            collected.setdefault(Heard("input", -1, 0), []).append(gradient[example])
-    return [(where._replace(depth=where.depth + 1), torch.stack(rows)) for where, rows in collected.items()]
+            keep(_INPUT, torch.autograd.grad(values[example], sources(), retain_graph=True)[0])
+    return [*((where, torch.stack(rows)) for where, rows in collected.items()), *unlike.items()]
 
 
 def _values(problem: Problem, inputs: Any, targets: Tensor | None, source: str) -> Tensor:
     if source == "loss":
         return problem.losses(inputs, targets)
-    return problem.outputs(inputs).flatten(start_dim=1).sum(dim=1)
+    output = problem.outputs(inputs)
+    return output.reshape(len(output), -1).sum(dim=1)
 
 
-def _scalar(problem: Problem, inputs: Any, targets: Tensor | None, source: str) -> Tensor:
-    return _values(problem, inputs, targets, source).sum()
-
-
-def _rows(where: Heard, gradient: Tensor) -> list[dict[str, Any]]:
+def _rows(where: Heard, gradient: Tensor, examples: int) -> list[dict[str, Any]]:
+    unlike = gradient.ndim == 0 or len(gradient) != examples
+    gradient = gradient.new_zeros(0, 1) if unlike else gradient.reshape(examples, -1)
     finite = bool(torch.isfinite(gradient).all())
     kept = gradient[gradient.abs().amax(dim=1) > 0] if finite else gradient
     shared = {
@@ -136,10 +140,15 @@ def _rows(where: Heard, gradient: Tensor) -> list[dict[str, Any]]:
         "status": "ok",
         "reason": "",
     }
-    undefined = {"value": math.nan, "low": math.nan, "high": math.nan, "status": "undefined"}
-    if not finite or len(kept) < 2:
-        reason = "a gradient is infinite or NaN" if not finite else f"{len(kept)} examples have a non-zero gradient"
-        return [shared | {"quantity": q} | undefined | {"reason": reason} for q in ("correlation_R", "mean_cosine")]
+    if unlike or not finite or len(kept) < 2:
+        reason = (
+            f"{len(kept)} examples have a non-zero gradient" if finite else "a gradient is infinite or NaN"
+        )
+        if unlike:
+            reason = "the first dimension of the output does not count the examples"
+        unread = {"value": math.nan, "low": math.nan, "high": math.nan, "reason": reason}
+        unread["status"] = "skipped" if unlike else "undefined"
+        return [shared | {"quantity": quantity} | unread for quantity in ("correlation_R", "mean_cosine")]
     value, low, high = correlation_R_interval(gradient)
     cosine = float(mean_cosine(kept))
     return [

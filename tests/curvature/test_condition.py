@@ -9,7 +9,8 @@ from cases import CASES
 from shortcut_nets import zero_point
 
 from gradscope.curvature import Lanczos, MatrixOperator, condition_number, extreme_eigenvalues, hessian
-from gradscope.curvature.condition import DEFINITIONS, lower_bound
+from gradscope.curvature.condition import DEFINITIONS
+from gradscope.curvature.condition_definitions import lower_bound
 
 
 def spectrum(case: str) -> numpy.ndarray:

@@ -12,6 +12,7 @@ from torch.autograd import grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
 
 from gradscope.curvature import hessian
 from gradscope.problem import Problem
@@ -313,6 +314,20 @@ def test_large_operators_are_not_formed_unasked() -> None:
     operator = hessian(classes(net, 4), check="none")
     with pytest.raises(ValueError, match="allow_large=True"):
         operator.dense()
+
+
+def test_a_product_on_kept_graphs_costs_two_gradients_of_arithmetic() -> None:
+    """The limit of the reference sheet, 4.1: six passes over the weights, where a gradient takes three."""
+    layers = [nn.Conv2d(3, 8, 3, padding=1), *[nn.Conv2d(8, 8, 3, padding=1) for _ in range(5)], nn.Flatten()]
+    problem = classes(nn.Sequential(*layers, nn.Linear(8 * 36, 3)), 3, 6, 6)
+    operator = hessian(problem)
+    vector = torch.ones(operator.shape[0])
+    ((inputs, targets),) = problem.batches()
+    with FlopCounterMode(display=False) as product:
+        operator.matvec(vector)
+    with FlopCounterMode(display=False) as gradient:
+        grad(problem.value(inputs, targets), list(problem.parameters.values()))
+    assert 1.9 < product.get_total_flops() / gradient.get_total_flops() < 2.1
 
 
 def test_freed_graphs_leave_no_memory_behind() -> None:
