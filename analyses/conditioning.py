@@ -57,7 +57,13 @@ def main(settings: Settings) -> Section:
     fixed = {"layers": size.trained_layers, "epochs": size.epochs, "data": settings.data}
     trained = gs.sweep(
         cells.trained_spectrum,
-        gs.grid(family=["plain", "resnet"], **fixed, images=size.images, lanczos_steps=size.steps, seed=settings.seeds[:1]),
+        gs.grid(
+            family=["plain", "resnet"],
+            **fixed,
+            images=size.images,
+            lanczos_steps=size.steps,
+            seed=settings.seeds[:1],
+        ),
         key={"data": images.sha256},
         constants={"root": settings.root, "folder": settings.cache / "networks"},
         **options,
@@ -73,7 +79,12 @@ def main(settings: Settings) -> Section:
             settings=f"{settings.preset}; 600 digits, 10 whitened components, half squared error, float64",
         ),
         pictures=pictures(linear, trained, size, settings),
-        tables={"linear": summary, "eigenvalues": linear, "loss_order": order, "trained": trained},
+        tables={
+            **{"linear": summary, "loss_order": order, "trained": trained},
+            "spectra": where(linear, quantity="eigenvalue", seed=settings.seeds[0]).dropna(
+                axis="columns", how="all"
+            ),
+        },
     )
 
 
@@ -82,7 +93,10 @@ def claims(linear: pd.DataFrame, order: pd.DataFrame, deep: int) -> dict[tuple[s
     percentile = where(linear, definition="percentile_10")
 
     def growth(network: str) -> pd.Series:
-        return np.log10(per_seed(percentile, network=network, layers=deep) / per_seed(percentile, network=network, layers=2))
+        ratio = per_seed(percentile, network=network, layers=deep) / per_seed(
+            percentile, network=network, layers=2
+        )
+        return ratio.map(np.log10)
 
     def worst(quantity: str) -> pd.Series:
         return where(linear, quantity=quantity).groupby("seed")["value"].max()
@@ -106,7 +120,9 @@ def _straightness(rows: pd.DataFrame) -> float:
     """Increase per layer over the deeper half of the depths, over that over the shallower half: 1 for a line."""
     line = rows.set_index("layers")["value"].sort_index()
     first, middle, last = line.index[0], line.index[len(line) // 2], line.index[-1]
-    return float((line[last] - line[middle]) / (last - middle) * (middle - first) / (line[middle] - line[first]))
+    return float(
+        (line[last] - line[middle]) / (last - middle) * (middle - first) / (line[middle] - line[first])
+    )
 
 
 def theory(size: Preset, settings: Settings) -> pd.DataFrame:
@@ -120,11 +136,15 @@ def theory(size: Preset, settings: Settings) -> pd.DataFrame:
     return frame.assign(network="2-shortcut, zero", law="singular values of G")
 
 
-def pictures(linear: pd.DataFrame, trained: pd.DataFrame, size: Preset, settings: Settings) -> tuple[Picture, ...]:
+def pictures(
+    linear: pd.DataFrame, trained: pd.DataFrame, size: Preset, settings: Settings
+) -> tuple[Picture, ...]:
     """Condition number against depth, the spectrum over its closed form, and trained networks' densities."""
     ratios = where(linear, quantity=["condition_number", "lambda_max"])
     ratios = ratios[ratios["definition"].isin(["percentile_10"]) | (ratios["quantity"] == "lambda_max")]
-    stems = where(linear, network="2-shortcut, zero", quantity=["eigenvalue", "closed_form"], seed=settings.seeds[0])
+    stems = where(
+        linear, network="2-shortcut, zero", quantity=["eigenvalue", "closed_form"], seed=settings.seeds[0]
+    )
     return (
         Picture(
             "condition",

@@ -33,12 +33,14 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(),
-    "standard": Preset(layers=110, epochs=15, sets=(5, 10, 15, 20, 25, 30), subsets=30, calibration=1024, images=10000),
+    "standard": Preset(
+        layers=110, epochs=15, sets=(5, 10, 15, 20, 25, 30), subsets=30, calibration=1024, images=10000
+    ),
 }
 
 READING = """
 Each point is the test error after one residual branch has been closed while its skip stays; blocks that change the shape
-keep their projection. Compare with the intact error (dashed) and with chance (dotted). For the plain, VGG-style network a
+keep their projection. Compare with the intact error (grey line) and with chance (dotted). For the plain, VGG-style network a
 layer is replaced by the identity, which only layers that keep the shape allow.
 
 Stale statistics are those of the intact network, as in the paper. Recalibrated ones were estimated anew, without labels,
@@ -51,13 +53,20 @@ def main(settings: Settings) -> Section:
     """Measure, judge and draw."""
     size, images = PRESETS[settings.preset], settings.data_set()
     shared = {"data": settings.data, "seed": settings.seeds, "epochs": size.epochs}
-    networks = gs.grid(family="resnet", layers=size.layers, **shared) + gs.grid(family="vgg", layers=size.plain_layers, **shared)
+    networks = gs.grid(family="resnet", layers=size.layers, **shared) + gs.grid(
+        family="vgg", layers=size.plain_layers, **shared
+    )
     frame = gs.sweep(
         cells.lesions,
         networks,
         key={"data": images.sha256, "size": repr(size)},
         constants={
-            **{"sets": size.sets, "subsets": size.subsets, "calibration": size.calibration, "images": size.images},
+            **{
+                "sets": size.sets,
+                "subsets": size.subsets,
+                "calibration": size.calibration,
+                "images": size.images,
+            },
             **{"root": settings.root, "folder": settings.cache / "networks"},
         },
         **settings.sweeping(),
@@ -88,7 +97,9 @@ def claims(frame: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
         ("V2", "identity blocks"): identity - intact,
         ("V2", "shape-changing blocks"): per_seed(single, kind="projection") - identity,
         ("V2", "plain network"): worst_kept / per_seed(plain, quantity="chance_error"),
-        ("V3", "rises"): sets.groupby("seed")[["deleted", "value"]].apply(lambda s: s.corr("spearman").iloc[0, 1]),
+        ("V3", "rises"): pd.Series(
+            {s: rows["deleted"].corr(rows["value"], "spearman") for s, rows in sets.groupby("seed")}
+        ),
         ("V3", "smoothly"): rise["stale"].diff(axis=1).max(axis=1) / rise["stale"].iloc[:, -1],
         ("V10", ""): rise["recalibrated"].iloc[:, -1] / rise["stale"].iloc[:, -1],
     }

@@ -49,7 +49,9 @@ def main(settings: Settings) -> Section:
     fixed = {"layers": size.layers, "epochs": size.epochs, "data": settings.data}
     frame = gs.sweep(
         cells.path_lengths,
-        gs.grid(state=["initial", "trained"], **fixed, images=size.images, draws=size.draws, seed=settings.seeds),
+        gs.grid(
+            state=["initial", "trained"], **fixed, images=size.images, draws=size.draws, seed=settings.seeds
+        ),
         key={"data": images.sha256},
         constants={"root": settings.root, "folder": settings.cache / "networks"},
         **settings.sweeping(),
@@ -78,11 +80,16 @@ def claims(frame: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
         for name in ("signed_share", "coherent_norm_share", "veit_product_share")
     }
     signed = shares["signed_share"]
-    upper = {name: table.apply(_quantile, axis=1, level=0.975) for name, table in shares.items() if name != "signed_share"}
+    upper = {
+        name: table.apply(_quantile, axis=1, level=0.975)
+        for name, table in shares.items()
+        if name != "signed_share"
+    }
     return {
         ("V6", "short paths"): (signed * signed.columns.to_numpy()).sum(axis=1, skipna=False) / blocks,
         ("V6", "range by Veit's product"): upper["veit_product_share"] / blocks,
-        ("V6", "range of the exact norm"): (upper["veit_product_share"] - upper["coherent_norm_share"]) / blocks,
+        ("V6", "range of the exact norm"): (upper["veit_product_share"] - upper["coherent_norm_share"])
+        / blocks,
     }
 
 
@@ -95,7 +102,13 @@ def _quantile(shares: pd.Series, level: float) -> float:
 
 def pictures(frame: pd.DataFrame, settings: Settings) -> tuple[Picture, ...]:
     """The spectra of one seed, on a linear and on a logarithmic axis."""
-    shown = ["signed_share", "coherent_norm_share", "incoherent_norm_share", "veit_product_share", "path_count_share"]
+    shown = [
+        "signed_share",
+        "coherent_norm_share",
+        "incoherent_norm_share",
+        "veit_product_share",
+        "path_count_share",
+    ]
     rows = where(frame, quantity=shown, seed=settings.seeds[0])
     return (
         Picture(

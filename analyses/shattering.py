@@ -49,11 +49,15 @@ near the readout are high for every network. This figure carries no verdict: the
 def main(settings: Settings) -> Section:
     """Measure, judge and draw."""
     size, images, options = PRESETS[settings.preset], settings.data_set(), settings.sweeping()
-    draws = [seed * size.draws_per_seed + draw for seed in settings.seeds for draw in range(size.draws_per_seed)]
+    draws = [
+        seed * size.draws_per_seed + draw for seed in settings.seeds for draw in range(size.draws_per_seed)
+    ]
     traced = gs.grid(family=cells.TRACED, layers=size.trace_layers, seed=draws)
     # One network scatters by 0.02, and shallow ones are cheap: several a seed.
     grid = gs.grid(family=cells.NETWORKS, depth=[depth for depth in size.depths if depth <= 10], seed=draws)
-    grid += gs.grid(family=cells.NETWORKS, depth=[depth for depth in size.depths if depth > 10], seed=settings.seeds)
+    grid += gs.grid(
+        family=cells.NETWORKS, depth=[depth for depth in size.depths if depth > 10], seed=settings.seeds
+    )
     correlation = gs.sweep(cells.input_correlation, grid, **options)
     traces = gs.sweep(cells.trace, traced + gs.grid(family=cells.NOISES, layers=0, seed=draws), **options)
     linear = gs.sweep(cells.looks_linear, gs.grid(depth=max(size.depths), seed=settings.seeds), **options)
@@ -61,26 +65,40 @@ def main(settings: Settings) -> Section:
     trained = {"layers": size.layers, "epochs": size.epochs, "data": settings.data, "seed": settings.seeds}
     folders = {"root": settings.root, "folder": settings.cache / "networks"}
     key = {"data": images.sha256}
-    layers = gs.sweep(cells.layer_correlation, gs.grid(**states, **trained), key=key, constants=folders, **options)
+    layers = gs.sweep(
+        cells.layer_correlation, gs.grid(**states, **trained), key=key, constants=folders, **options
+    )
     return Section(
         name="shattering",
         title="Do gradients shatter?",
         question="How alike are the gradients of different inputs, and what do depth and shortcuts do to that?",
         reading=READING,
-        verdicts=judged(claims(correlation, traces, linear), settings=f"{settings.preset}; 256 units, 128 inputs, float32"),
+        verdicts=judged(
+            claims(correlation, traces, linear), settings=f"{settings.preset}; 256 units, 128 inputs, float32"
+        ),
         pictures=pictures(correlation, traces, layers, size),
-        tables={"correlation": correlation, "traces": traces, "looks_linear": linear, "layers": layers},
+        tables={
+            **{"correlation": correlation, "looks_linear": linear, "layers": layers},
+            "trace_statistics": traces[traces["quantity"] != "input_gradient"].drop(columns="x"),
+            "traces": where(traces, quantity="input_gradient", seed=draws[0]).dropna(
+                axis="columns", how="all"
+            ),
+        },
     )
 
 
-def claims(correlation: pd.DataFrame, traces: pd.DataFrame, linear: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
+def claims(
+    correlation: pd.DataFrame, traces: pd.DataFrame, linear: pd.DataFrame
+) -> dict[tuple[str, str], pd.Series]:
     """The statistic of each claim, one value a seed."""
     r = where(correlation, quantity="correlation_R")
     acf = where(traces, quantity="autocorrelation")
     deep = max(r["depth"])
     return {
         ("S1", "correlation"): per_seed(r, family="plain, centred", depth=4),
-        ("S1", "co-activation"): per_seed(correlation, family="plain, centred", depth=4, quantity="co_activation"),
+        ("S1", "co-activation"): per_seed(
+            correlation, family="plain, centred", depth=4, quantity="co_activation"
+        ),
         ("S2", "as published"): per_seed(r, family="plain", depth=4),
         ("S2", "exact theory"): per_seed(r, family="plain", depth=4),
         ("S3", ""): per_seed(r, family="residual, centred", depth=4),
@@ -90,7 +108,9 @@ def claims(correlation: pd.DataFrame, traces: pd.DataFrame, linear: pd.DataFrame
         ("S4", "exact law, beta = 0.1"): per_seed(r, family="residual, batch norm, beta 0.1", depth=deep),
         ("S6", "shallow is brown"): per_seed(acf, family="plain, centred", layers=2, lag=5),
         ("S6", "plain 24 layers is white"): per_seed(acf, family="plain, centred", layers=24, lag=1),
-        ("S6", "residual 50 blocks, beta = 0.1"): per_seed(acf, family="residual, beta 0.1", layers=50, lag=5),
+        ("S6", "residual 50 blocks, beta = 0.1"): per_seed(
+            acf, family="residual, beta 0.1", layers=50, lag=5
+        ),
         ("S11", "correlation"): per_seed(linear, quantity="correlation_R"),
         ("S11", "linear map"): per_seed(linear, quantity="deviation_from_linear_map"),
     }
@@ -106,7 +126,9 @@ def theory(depths: tuple[int, ...]) -> pd.DataFrame:
         "residual, batch norm, beta 1": ("Gamma-function law", gs.theory.residual_batch_norm(every, 1.0)),
         "residual, batch norm, beta 0.1": ("Gamma-function law", gs.theory.residual_batch_norm(every, 0.1)),
     }
-    frames = [pd.DataFrame({"family": f, "depth": every, "value": v, "law": law}) for f, (law, v) in laws.items()]
+    frames = [
+        pd.DataFrame({"family": f, "depth": every, "value": v, "law": law}) for f, (law, v) in laws.items()
+    ]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -118,7 +140,9 @@ def expected_autocorrelation(trace_layers: tuple[int, ...]) -> pd.DataFrame:
     for layers in trace_layers:
         derivative = gs.theory.plain_derivative_process(points, layers).derivative
         values = gs.theory.expected_autocorrelation(derivative, lags)
-        frames.append(pd.DataFrame({"family": "plain, centred", "layers": layers, "lag": lags, "value": values}))
+        frames.append(
+            pd.DataFrame({"family": "plain, centred", "layers": layers, "lag": lags, "value": values})
+        )
     return pd.concat(frames, ignore_index=True).assign(law="derivative Gaussian process")
 
 
@@ -126,16 +150,21 @@ def pictures(
     correlation: pd.DataFrame, traces: pd.DataFrame, layers: pd.DataFrame, size: Preset
 ) -> tuple[Picture, ...]:
     """R against depth first, then traces, their autocorrelation, and the trained networks."""
-    acf = where(traces, quantity="autocorrelation").assign(band_low=-1.96 / 16, band_high=1.96 / 16)
+    acf = where(traces, quantity="autocorrelation")[["family", "layers", "seed", "lag", "value"]].assign(
+        band_low=-1.96 / 16, band_high=1.96 / 16
+    )
+    measured = where(correlation, quantity="correlation_R")
     by_layer = layers.assign(family=layers["family"] + ", " + layers["state"])
     shown = {"plain, centred": [2, 24], "residual, beta 0.1": [50], "brown noise": [0], "white noise": [0]}
-    gradients = pd.concat(where(traces, quantity="input_gradient", family=f, layers=n) for f, n in shown.items())
+    gradients = pd.concat(
+        where(traces, quantity="input_gradient", family=f, layers=n) for f, n in shown.items()
+    )
     return (
         Picture(
             "correlation",
-            gs.figures.correlation_against_depth(where(correlation, quantity="correlation_R"), theory(size.depths)),
+            gs.figures.correlation_against_depth(measured, theory(size.depths), floor=1e-4),
             "R at the input against depth, with theory as thin curves: the centred plain network loses half with every layer, "
-            "the residual one a quarter; batch normalisation with a small beta keeps most of it through 50 blocks.",
+            "the residual one a quarter; batch normalisation with a small beta keeps most of it through 50 blocks. Below 0.01, what is measured is scatter.",
             "Gradient correlation against depth on logarithmic axes for five networks. Points lie on their theory curves.",
         ),
         Picture(
@@ -153,7 +182,9 @@ def pictures(
         ),
         Picture(
             "layers",
-            gs.figures.correlation_against_depth(by_layer, y_scale="linear", x_label="convolution (order of running)"),
+            gs.figures.correlation_against_depth(
+                by_layer, y_scale="linear", x_label="convolution (order of running)"
+            ),
             f"R at the output of every convolution of networks of {size.layers} layers on real images, before and after "
             "training. Shallow layers are on the left: what is lost there has been lost on the way back.",
             "Gradient correlation by layer for a plain and a residual convolutional network, initial and trained.",

@@ -18,7 +18,9 @@ app = typer.Typer(
 
 Model = Annotated[
     str,
-    typer.Option(help="A named network with options (resnet:depth=20) or your own as package.module:factory."),
+    typer.Option(
+        help="A named network with options (resnet:depth=20) or your own as package.module:factory."
+    ),
 ]
 Examples = Annotated[int, typer.Option(min=2, help="Number of examples to measure on.")]
 Out = Annotated[Path, typer.Option(help="Folder for the frame, its figure and provenance.")]
@@ -35,7 +37,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Takes the options that come before a verb."""
 
@@ -49,7 +53,9 @@ def report(
     seeds: Seeds = 5,
     first_seed: FirstSeed = 0,
     workers: Workers = None,
-    example: Annotated[Path | None, typer.Option(help="Also write a small copy for a repository here.")] = None,
+    example: Annotated[
+        Path | None, typer.Option(help="Also write a small copy for a repository here.")
+    ] = None,
 ) -> None:
     """Re-test the papers' claims: train, probe, judge, and write one self-contained report."""
     with one_line_errors():
@@ -80,7 +86,9 @@ def shattering(
     with one_line_errors():
         from gradscope.cli import measure
 
-        measure.shattering(measure.Asked(model, data, data_root, weights, epochs, examples, seed, out), source)
+        measure.shattering(
+            measure.Asked(model, data, data_root, weights, epochs, examples, seed, out), source
+        )
 
 
 @app.command()
@@ -140,7 +148,9 @@ def curvature(
     with one_line_errors():
         from gradscope.cli import measure
 
-        measure.curvature(measure.Asked(model, data, data_root, weights, epochs, examples, seed, out), k, steps)
+        measure.curvature(
+            measure.Asked(model, data, data_root, weights, epochs, examples, seed, out), k, steps
+        )
 
 
 @app.command()

@@ -66,7 +66,9 @@ def lesions(asked: Asked, sets: str, subsets: int) -> None:
     try:
         numbers = [int(part) for part in sets.split(",") if part.strip()]
     except ValueError:
-        raise ValueError(f"--sets takes whole numbers separated by commas, such as 2,4,8, got {sets!r}.") from None
+        raise ValueError(
+            f"--sets takes whole numbers separated by commas, such as 2,4,8, got {sets!r}."
+        ) from None
     model, data = _prepared(asked)
     problem = Problem(model, (data.test[0][: asked.examples], data.test[1][: asked.examples]))
     calibration = data.train[0][:512]
@@ -76,7 +78,9 @@ def lesions(asked: Asked, sets: str, subsets: int) -> None:
         if asked.model.partition(":")[0] in ("plain", "vgg", "plain_mlp"):
             frame = layer_lesion_study(problem, calibration=calibration)
         else:
-            frame = lesion_study(problem, sets=numbers, subsets=subsets, calibration=calibration, seed=asked.seed)
+            frame = lesion_study(
+                problem, sets=numbers, subsets=subsets, calibration=calibration, seed=asked.seed
+            )
     labelled = frame.assign(family=asked.model)
     pictures = {"single": figures.lesions(where(labelled, draw=-1))}
     if numbers:
@@ -128,7 +132,9 @@ def model_from(text: str, data: DataSet, seed: int) -> nn.Module:
     try:
         factory = getattr(importlib.import_module(name), rest)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"--model {text} cannot be imported: {error}. Write package.module:factory.") from error
+        raise ValueError(
+            f"--model {text} cannot be imported: {error}. Write package.module:factory."
+        ) from error
     model = factory()
     if not isinstance(model, nn.Module):
         raise ValueError(f"--model {text} returned {type(model).__name__}, but an nn.Module is needed.")
@@ -138,7 +144,12 @@ def model_from(text: str, data: DataSet, seed: int) -> nn.Module:
 def _suiting(data: DataSet, known: tuple[str, ...]) -> dict[str, Any]:
     """Options that fit a network to the data, as far as its family has them."""
     shape = data.train[0].shape[1:]
-    fitting = {"channels": shape[0], "classes": data.classes, "inputs": shape.numel(), "outputs": data.classes}
+    fitting = {
+        "channels": shape[0],
+        "classes": data.classes,
+        "inputs": shape.numel(),
+        "outputs": data.classes,
+    }
     return {option: value for option, value in fitting.items() if option in known}
 
 
@@ -174,7 +185,12 @@ def _prepared(asked: Asked) -> tuple[nn.Module, DataSet]:
 
 
 def _kept(asked: Asked, frame: "pd.DataFrame", data: DataSet, **pictures: "Figure") -> None:
-    facts = provenance({"model": asked.model, "epochs": asked.epochs, "examples": asked.examples}, seeds=[asked.seed], data=data)
-    folder = keep(asked.out, frame.assign(model=asked.model, seed=asked.seed), provenance=facts, **pictures)
+    facts = provenance(
+        {"model": asked.model, "epochs": asked.epochs, "examples": asked.examples},
+        seeds=[asked.seed],
+        data=data,
+    )
+    labelled = frame.assign(model=asked.model, seed=asked.seed)
+    folder = keep(asked.out, labelled, "readings", facts, **pictures)
     print(frame.to_string(max_rows=40, max_cols=12))
     print(folder)

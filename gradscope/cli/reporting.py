@@ -74,7 +74,9 @@ def check_writable(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OSError(f"Cannot write to {folder} ({error.strerror}). Pass another folder with --out.") from error
+        raise OSError(
+            f"Cannot write to {folder} ({error.strerror}). Pass another folder with --out."
+        ) from error
 
 
 def provenance_of(settings: Settings, durations: dict[str, float]) -> dict[str, Any]:
@@ -90,7 +92,9 @@ def summary_of(sections: list[Section], settings: Settings) -> str:
     for section in sections:
         for verdict in section.verdicts["verdict"]:
             counts[verdict] = counts.get(verdict, 0) + 1
-    told = ", ".join(f"{number} {verdict}" for verdict, number in sorted(counts.items(), key=lambda item: -item[1]))
+    told = ", ".join(
+        f"{number} {verdict}" for verdict, number in sorted(counts.items(), key=lambda item: -item[1])
+    )
     number = sum(counts.values())
     return (
         f"Of {number} published or derived statements re-tested on {settings.data} at small scale "
@@ -104,5 +108,7 @@ def verdict_lines(section: Section) -> str:
     for row in section.verdicts.to_dict("records"):
         label = f"{row['claim_id']} {row['part']}".strip()
         interval = "" if row["low"] != row["low"] else f" [{row['low']:.3g}, {row['high']:.3g}]"
-        lines.append(f"  {row['verdict']:<22} {label:<38} {row['measured']:.3g}{interval}   wanted {row['criterion']}")
+        lines.append(
+            f"  {row['verdict']:<22} {label:<38} {row['measured']:.3g}{interval}   wanted {row['criterion']}"
+        )
     return "\n".join(lines)

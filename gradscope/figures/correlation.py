@@ -30,6 +30,7 @@ def correlation_against_depth(
     style: str | None = None,
     *,
     y_scale: Literal["log", "linear"] = "log",
+    floor: float | None = None,
     x_label: str = "depth (layers)",
     y_label: str = "gradient correlation R (dimensionless)",
     ax: Axes | None = None,
@@ -44,6 +45,7 @@ def correlation_against_depth(
         hue: Condition told apart by colour, marker and dash.
         style: Second condition, told apart by marker and dash; colour then belongs to `hue` alone.
         y_scale: On "log", means that are not positive are counted in a note.
+        floor: On "log", where the axis begins; what lies below is under it. None for what is drawn.
         x_label: With unit.
         y_label: With unit.
         ax: Axes to draw into; None for a new figure.
@@ -82,6 +84,8 @@ def correlation_against_depth(
         axis.xaxis.set_major_formatter(plain_number)
         if y_scale == "log":
             logarithmic(axis)
+            if floor is not None:
+                axis.set_ylim(floor, 1.5)
         note = interval_note(shown) if len(shown) else ""
         axis.set_xlabel(f"{x_label}\n{note}" if note else x_label)
         axis.set_ylabel(y_label)

@@ -78,8 +78,10 @@ def lesions(
                     )
             reference_lines(axis, frame[frame["family"] == family])
             axis.set_title(str(family))
-            axis.set_ylim(bottom=0)
             axis.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+        # The panels share their y axis, so it is set once, after everything has been drawn.
+        axes[0].autoscale(axis="y")
+        axes[0].set_ylim(bottom=0)
         axes[-1].set_xlabel(x_label)
         note = interval_note(summary)
         if note:

@@ -17,7 +17,10 @@ from gradscope.instruments.source import source_of, tensors_of
 
 __all__ = ["Edge", "Junction", "Junctions", "Trace", "junctions", "trace"]
 
-_CALLS = "AOT-compiled or jit-compiled"
+_OPAQUE = {
+    "CompiledFunctionBackward": "measure inside torch.compiler.set_stance('force_eager')",
+    "CheckpointFunctionBackward": "checkpoint with use_reentrant=False",
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,16 @@ def trace(model: nn.Module, forward: Callable[[Any], Any], inputs: Any) -> Trace
         inputs: A floating-point tensor, or integers (or a dict of them) that an embedding reads.
 
     Raises:
-        ValueError: No way from the input to the output can be seen (compiled graphs, inference mode).
+        ValueError: A part of the graph cannot be seen (compiled graphs, reentrant checkpoints, inference
+            mode), or no way leads from the input to the output.
     """
+    unseen = (
+        f"The output of {type(model).__name__} does not depend on its input in a way autograd can see. Measure "
+        "outside of torch.inference_mode (torch.no_grad is no obstacle), and let the first tensor of the input "
+        "be a floating-point one, or integers that an nn.Embedding reads."
+    )
+    if torch.is_inference_mode_enabled():
+        raise ValueError(unseen)
     results: list[AddCall] = []
     with torch.enable_grad(), additions(model, report=results.append) as counter, source_of(model, inputs) as (
         placed,
@@ -63,12 +74,14 @@ def trace(model: nn.Module, forward: Callable[[Any], Any], inputs: Any) -> Trace
     tensors = [tensor for tensor in tensors_of(output) if tensor.requires_grad]
     sources = [node for node in (gradient_node(tensor) for tensor in origins) if node is not None]
     graph = Graph(tensors, sources)
-    if not origins or not any(graph.consumers.get(node) or node in graph.order for node in sources):
+    hidden = next((node.name() for node in graph.order if node.name() in _OPAQUE), None)
+    if hidden is not None:
         raise ValueError(
-            f"The output of {type(model).__name__} does not depend on its input in a way autograd can see. "
-            f"Run the eager model ({_CALLS} graphs hide their inside: "
-            "torch.compiler.set_stance('force_eager') restores them), outside torch.inference_mode."
+            f"A part of {type(model).__name__} is one {hidden} to autograd, so additions inside it cannot be "
+            f"seen: {_OPAQUE[hidden]}."
         )
+    if not origins or not any(graph.consumers.get(node) or node in graph.order for node in sources):
+        raise ValueError(unseen)
     called = {call.node: call for call in results if call.node is not None}
     found = Finder(graph, called, counter.count).found()
     passed = graph.on_every_way([node for node in (gradient_node(t) for t in tensors) if node is not None])

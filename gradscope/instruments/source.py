@@ -19,7 +19,8 @@ def source_of(model: nn.Module, inputs: Any) -> Iterator[tuple[Any, Callable[[],
     """
     tensors = tensors_of(inputs)
     if tensors and tensors[0].is_floating_point():
-        leaf = tensors[0].detach().requires_grad_()
+        given = tensors[0].clone() if tensors[0].is_inference() else tensors[0]
+        leaf = given.detach().requires_grad_()
         yield _mapped(inputs, lambda t: leaf.clone() if t is tensors[0] else t), lambda: [leaf]
         return
     embedded: list[Tensor] = []

@@ -24,4 +24,5 @@ def wilson(successes: int, trials: int) -> Estimate:
     share = successes / trials
     middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = math.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials**2))) / (1 + z2 / trials)
-    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))
+    # The interval holds the share and lies in [0, 1]; rounding must not say otherwise.
+    return Estimate(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))

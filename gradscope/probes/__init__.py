@@ -16,6 +16,9 @@ def names() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_") or name not in names():
-        raise AttributeError(f"There is no probe {name!r}. The probes are: {', '.join(names())}.")
-    return getattr(import_module(f"{__name__}.{name}"), name)
+    raise AttributeError(f"There is no probe {name!r}. The probes are: {', '.join(names())}.")
+
+
+# At once and not when first asked for: importing the file of a probe puts the module under the probe's name.
+for _name in names():
+    globals()[_name] = getattr(import_module(f"{__name__}.{_name}"), _name)

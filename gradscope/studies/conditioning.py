@@ -100,7 +100,16 @@ def loss_order(layers: int, seed: int) -> "pd.DataFrame":
 
 
 def trained_spectrum(
-    family: str, layers: int, epochs: int, data: str, images: int, lanczos_steps: int, seed: int, *, root: str | None, folder: Path
+    family: str,
+    layers: int,
+    epochs: int,
+    data: str,
+    images: int,
+    lanczos_steps: int,
+    seed: int,
+    *,
+    root: str | None,
+    folder: Path,
 ) -> "pd.DataFrame":
     """Extreme eigenvalues and spectral density of a trained network's Hessian on a few training images.
 
@@ -120,7 +129,13 @@ def trained_spectrum(
 
 
 def _checks(
-    length: int, layers: int, model: nn.Module, matrix: Tensor, spectrum: Tensor, inputs: Tensor, targets: Tensor
+    length: int,
+    layers: int,
+    model: nn.Module,
+    matrix: Tensor,
+    spectrum: Tensor,
+    inputs: Tensor,
+    targets: Tensor,
 ) -> Iterator[dict[str, Any]]:
     correlation = residual_correlation_matrix(inputs.numpy(), targets.numpy())
     if length == 1:

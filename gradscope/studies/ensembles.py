@@ -39,12 +39,23 @@ def lesions(
     test = data_of.test[0][:images], data_of.test[1][:images]
     inputs = data_of.train[0][:calibration]
     if family == "resnet":
-        return lesion_study((model, test), sets=sets, subsets=subsets, calibration=inputs, seed=seed, show=False)
+        return lesion_study(
+            (model, test), sets=sets, subsets=subsets, calibration=inputs, seed=seed, show=False
+        )
     return layer_lesion_study((model, test), calibration=inputs, show=False)
 
 
 def path_lengths(
-    state: str, layers: int, epochs: int, data: str, images: int, draws: int, seed: int, *, root: str | None, folder: Path
+    state: str,
+    layers: int,
+    epochs: int,
+    data: str,
+    images: int,
+    draws: int,
+    seed: int,
+    *,
+    root: str | None,
+    folder: Path,
 ) -> "pd.DataFrame":
     """The path spectrum of one residual network, `initial` or `trained`, on the first test images."""
     data_of = data_set(data, root)

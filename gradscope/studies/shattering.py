@@ -65,7 +65,12 @@ def trace(family: str, layers: int, seed: int) -> "pd.DataFrame":
         white = torch.randn(POINTS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         values = white.cumsum(0) if family == "brown noise" else white
         frame = pd.DataFrame(
-            {"quantity": "input_gradient", "unit": "1", "x": grid.flatten().tolist(), "value": values.tolist()}
+            {
+                "quantity": "input_gradient",
+                "unit": "1",
+                "x": grid.flatten().tolist(),
+                "value": values.tolist(),
+            }
         )
     else:
         model = build(**TRACED[family], depth=layers, width=200, inputs=1, outputs=1, seed=seed).double()
@@ -99,7 +104,13 @@ def looks_linear(depth: int, seed: int) -> "pd.DataFrame":
     with torch.no_grad():
         apart = 2 * model(x) - 3 * model(z)
         deviation = float((model(2 * x - 3 * z) - apart).abs().max() / apart.abs().max())
-    row = {"quantity": "deviation_from_linear_map", "unit": "1", "value": deviation, "status": "ok", "reason": ""}
+    row = {
+        "quantity": "deviation_from_linear_map",
+        "unit": "1",
+        "value": deviation,
+        "status": "ok",
+        "reason": "",
+    }
     return pd.concat([frame.drop(columns="depth"), pd.DataFrame([row])], ignore_index=True)
 
 

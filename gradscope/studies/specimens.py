@@ -17,7 +17,9 @@ def untrained(family: str, depth: int, seed: int, data: DataSet) -> nn.Module:
     return build(family, seed=seed, depth=depth, channels=data.train[0].shape[1], classes=data.classes)
 
 
-def trained(family: str, depth: int, seed: int, data: DataSet, *, epochs: int, folder: Path | None) -> nn.Module:
+def trained(
+    family: str, depth: int, seed: int, data: DataSet, *, epochs: int, folder: Path | None
+) -> nn.Module:
     """The same network after training with `fit`'s defaults, in eval mode.
 
     Args:
@@ -29,7 +31,9 @@ def trained(family: str, depth: int, seed: int, data: DataSet, *, epochs: int, f
     """
     model = untrained(family, depth, seed, data)
     facts = [family, depth, seed, data.sha256, epochs, source_hash("nets", "training.py")]
-    name = f"{family}-{depth}-{seed}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.safetensors"
+    name = (
+        f"{family}-{depth}-{seed}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.safetensors"
+    )
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     checkpoint = None if folder is None else folder / name

@@ -165,9 +165,22 @@ def _key(study: Callable[..., Any], condition: Condition, further: Mapping[str, 
 def source_hash(*rooms: str) -> str:
     """Hash of the source that numbers come from; of some rooms or files of the package only, if named."""
     folder = Path(sys.modules["gradscope"].__file__ or "").parent
-    chosen = rooms or ("curvature", "gradients", "instruments", "measures", "nets", "probes", "studies", "theory")
+    chosen = rooms or (
+        "curvature",
+        "gradients",
+        "instruments",
+        "measures",
+        "nets",
+        "probes",
+        "studies",
+        "theory",
+    )
     always = () if rooms else ("data.py", "problem.py", "training.py")
-    files = [f for room in (*chosen, *always) for f in ([folder / room] if room.endswith(".py") else (folder / room).rglob("*.py"))]
+    files = [
+        f
+        for room in (*chosen, *always)
+        for f in ([folder / room] if room.endswith(".py") else (folder / room).rglob("*.py"))
+    ]
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
