@@ -34,16 +34,18 @@ class Preset:
 PRESETS = {"quick": Preset(), "standard": Preset(layers=(2, 4, 6, 12, 18), epochs=15, images=512, steps=80)}
 
 READING = """
-There is no single condition number of an indefinite matrix. The one drawn is the largest absolute eigenvalue over the
-10th percentile of the absolute eigenvalues, as in the paper's experiments; the smallest one is erratic. Always look at the
-largest eigenvalue beside it: a flat network has a ratio without meaning, or, as the 3-shortcut network at zero, none.
+There is no single condition number of an indefinite matrix. The one drawn is the largest absolute
+eigenvalue over the 10th percentile of the absolute eigenvalues, as in the paper's experiments; the smallest
+one is erratic. Always look at the largest eigenvalue beside it: a flat network has a ratio without meaning,
+or, as the 3-shortcut network at zero, none.
 
-At the zero point the 2-shortcut network's eigenvalues are plus and minus the singular values of G, the correlation of
-residual and input, whatever the depth. Depth only repeats them. Exact claims are judged on every seed, where a seed is
-another draw of 600 digits.
+At the zero point the 2-shortcut network's eigenvalues are plus and minus the singular values of G, the
+correlation of residual and input, whatever the depth. Depth only repeats them. Exact claims are judged on
+every seed, where a seed is another draw of 600 digits.
 
-For the trained networks, extreme eigenvalues come from one Lanczos run, each with its residual bound. The density is
-smoothed to the resolution that its products allow: nothing narrower than the shaded width is real.
+For the trained networks, extreme eigenvalues come from one Lanczos run, each with its residual bound. The
+density is smoothed to the resolution that its products allow: nothing narrower than the shaded width is
+real.
 """
 
 
@@ -117,7 +119,8 @@ def claims(linear: pd.DataFrame, order: pd.DataFrame, deep: int) -> dict[tuple[s
 
 
 def _straightness(rows: pd.DataFrame) -> float:
-    """Increase per layer over the deeper half of the depths, over that over the shallower half: 1 for a line."""
+    """Increase per layer over the deeper half of the depths, over that over the shallower half: 1 for a "
+    "line."""
     line = rows.set_index("layers")["value"].sort_index()
     first, middle, last = line.index[0], line.index[len(line) // 2], line.index[-1]
     return float(
@@ -149,24 +152,28 @@ def pictures(
         Picture(
             "condition",
             gs.figures.condition_against_depth(ratios, theory(size, settings)),
-            "Condition number (largest over 10th percentile of the absolute eigenvalues) and largest eigenvalue against "
-            "depth. Only the 2-shortcut network is flat, on its closed form; the 3-shortcut one has no curvature at all.",
-            "Condition number and largest eigenvalue against number of layers for five linear networks: plain ones and the "
-            "1-shortcut network grow, the 2-shortcut network stays at its closed form.",
+            "Condition number (largest over 10th percentile of the absolute eigenvalues) and largest "
+            "eigenvalue against depth. Only the 2-shortcut network is flat, on its closed form; the "
+            "3-shortcut one has no curvature at all.",
+            "Condition number and largest eigenvalue against number of layers for five linear networks: "
+            "plain ones and the 1-shortcut network grow, the 2-shortcut network stays at its closed form.",
         ),
         Picture(
             "spectrum",
             gs.figures.eigenvalue_stems(stems.assign(blocks=stems["layers"] // 2)),
-            "All eigenvalues of 2-shortcut networks at zero over plus and minus the singular values of G. More blocks repeat "
-            "the same values; they add none.",
-            "Stem plots of the spectrum for several numbers of blocks: the same places, symmetric about zero.",
+            "All eigenvalues of 2-shortcut networks at zero over plus and minus the singular values of G. "
+            "More blocks repeat the same values; they add none.",
+            "Stem plots of the spectrum for several numbers of blocks: the same places, symmetric about "
+            "zero.",
         ),
         Picture(
             "density",
             gs.figures.spectral_density(trained),
-            f"Spectral density of the Hessian of trained networks of {size.trained_layers} layers, without and with skips, on "
-            f"{size.images} training images. Ticks are single eigenvalues with their bounds.",
-            "Spectral density of a plain and a residual network, most of it at zero, with a few large eigenvalues.",
+            f"Spectral density of the Hessian of trained networks of {size.trained_layers} layers, without "
+            f"and with skips, on {size.images} training images. Ticks are single eigenvalues with their "
+            "bounds.",
+            "Spectral density of a plain and a residual network, most of it at zero, with a few large "
+            "eigenvalues.",
         ),
     )
 

@@ -27,7 +27,7 @@ class Preset:
     plain_layers: int = 15
     sets: tuple[int, ...] = (3, 6, 9, 12, 15)
     subsets: int = 6
-    calibration: int = 512
+    calibration: int = 256
     images: int = 1000
 
 
@@ -39,13 +39,15 @@ PRESETS = {
 }
 
 READING = """
-Each point is the test error after one residual branch has been closed while its skip stays; blocks that change the shape
-keep their projection. Compare with the intact error (grey line) and with chance (dotted). For the plain, VGG-style network a
-layer is replaced by the identity, which only layers that keep the shape allow.
+Each point is the test error after one residual branch has been closed while its skip stays; blocks that
+change the shape keep their projection. Compare with the intact error (grey line) and with chance (dotted).
+For the plain, VGG-style network a layer is replaced by the identity, which only layers that keep the shape
+allow.
 
-Stale statistics are those of the intact network, as in the paper. Recalibrated ones were estimated anew, without labels,
-on training images passed through the lesioned network. Where the two differ, the damage was a mismatch of statistics, not
-a missing path. Intervals of single deletions are Wilson's over test images; random sets show the spread over subsets.
+Stale statistics are those of the intact network, as in the paper. Recalibrated ones were estimated anew,
+without labels, on training images passed through the lesioned network. Where the two differ, the damage was
+a mismatch of statistics, not a missing path. Intervals of single deletions are Wilson's over test images;
+random sets show the spread over subsets.
 """
 
 
@@ -120,17 +122,19 @@ def pictures(frame: pd.DataFrame, settings: Settings) -> tuple[Picture, ...]:
         Picture(
             "single",
             gs.figures.lesions(single),
-            f"Error after deleting each block (seed {settings.seeds[0]}). Residual blocks that keep the shape barely matter; "
-            "hollow points change it. A layer of the plain network is not to be spared.",
-            "Test error by position of the deleted block, for a residual and a plain network, with stale and recalibrated "
-            "batch-norm statistics, beside intact error and chance.",
+            f"Error after deleting each block (seed {settings.seeds[0]}). Residual blocks that keep the "
+            "shape barely matter; hollow points change it. A layer of the plain network is not to be "
+            "spared.",
+            "Test error by position of the deleted block, for a residual and a plain network, with stale "
+            "and recalibrated batch-norm statistics, beside intact error and chance.",
         ),
         Picture(
             "sets",
             gs.figures.lesion_sets(where(frame, family="resnet", kind="set")),
-            "Error after deleting random sets of blocks, all seeds. With the stored statistics it climbs towards chance; "
-            "with statistics estimated anew most of the climb is gone.",
-            "Test error against the number of deleted blocks: steep with stale statistics, shallow with recalibrated ones.",
+            "Error after deleting random sets of blocks, all seeds. With the stored statistics it climbs "
+            "towards chance; with statistics estimated anew most of the climb is gone.",
+            "Test error against the number of deleted blocks: steep with stale statistics, shallow with "
+            "recalibrated ones.",
         ),
     )
 

@@ -32,14 +32,15 @@ class Preset:
 PRESETS = {"quick": Preset(), "standard": Preset(layers=110, epochs=15, draws=16)}
 
 READING = """
-A path chooses, at every block, the branch or the skip; its length is the number of branches it crosses. The gradient at
-the input is the sum over all paths, and splits exactly into one part for each length. The signed share of a length is
-its part's projection on the whole gradient; the shares add up to 1, and one may be negative.
+A path chooses, at every block, the branch or the skip; its length is the number of branches it crosses. The
+gradient at the input is the sum over all paths, and splits exactly into one part for each length. The
+signed share of a length is its part's projection on the whole gradient; the shares add up to 1, and one may
+be negative.
 
-Veit's product multiplies the number of paths with the norm of a typical one. It bounds the norm of the part from above,
-and is tight only if all paths of that length are parallel. The incoherent norm is what would remain if they were all
-orthogonal. Where training aligns paths, the truth lies between the two. Norms of single paths are root mean squares, from
-random signs on the branches; bands are 95 % over draws.
+Veit's product multiplies the number of paths with the norm of a typical one. It bounds the norm of the part
+from above, and is tight only if all paths of that length are parallel. The incoherent norm is what would
+remain if they were all orthogonal. Where training aligns paths, the truth lies between the two. Norms of
+single paths are root mean squares, from random signs on the branches; bands are 95 % over draws.
 """
 
 
@@ -64,7 +65,7 @@ def main(settings: Settings) -> Section:
         reading=READING,
         verdicts=judged(
             {("V1", ""): [gs.theory.mass_between(counted, 19, 35)], **claims(frame)},
-            settings=f"{settings.preset}; {settings.data}, ResNet-{size.layers}, {size.images} test images (V1: ResNet-110)",
+            settings=f"{settings.preset}; {settings.data}, ResNet-{size.layers} (V1: 110), {size.images} test images",
         ),
         pictures=pictures(frame, settings),
         tables={"paths": frame},
@@ -114,11 +115,11 @@ def pictures(frame: pd.DataFrame, settings: Settings) -> tuple[Picture, ...]:
         Picture(
             "spectrum",
             gs.figures.path_lengths(rows),
-            f"Share of the gradient by path length (seed {settings.seeds[0]}), beside the number of paths (grey). The gradient "
-            "arrives through far shorter paths than there are, in the trained network through shorter ones than Veit's "
-            "product says.",
-            "Shares by path length before and after training: signed, coherent, incoherent and Veit's product peak far to "
-            "the left of the binomial number of paths.",
+            f"Share of the gradient by path length (seed {settings.seeds[0]}), beside the number of paths "
+            "(grey). The gradient arrives through far shorter paths than there are, in the trained "
+            "network through shorter ones than Veit's product says.",
+            "Shares by path length before and after training: signed, coherent, incoherent and Veit's "
+            "product peak far to the left of the binomial number of paths.",
         ),
         Picture(
             "spectrum_log",

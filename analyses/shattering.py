@@ -33,16 +33,18 @@ class Preset:
 PRESETS = {"quick": Preset(), "standard": Preset(draws_per_seed=8, layers=110, epochs=15)}
 
 READING = """
-R is the mean product of two inputs' gradients over their mean square (Definition 1). Near 1, a step that helps one input
-helps the others; near 0, their gradients are unrelated, and no step helps all. The published laws hold where every unit is
-active on half of the inputs, which mean-centring or batch normalisation ensures. In an ordinary ReLU network activations
-become alike with depth, and R falls like the third power of depth instead of exponentially.
+R is the mean product of two inputs' gradients over their mean square (Definition 1). Near 1, a step that
+helps one input helps the others; near 0, their gradients are unrelated, and no step helps all. The
+published laws hold where every unit is active on half of the inputs, which mean-centring or batch
+normalisation ensures. In an ordinary ReLU network activations become alike with depth, and R falls like the
+third power of depth instead of exponentially.
 
-The 1-D traces show the same for networks of one number. What counts as white is white at this spacing of inputs (4/255).
-Autocorrelations are means over draws, with frozen batch statistics.
+The 1-D traces show the same for networks of one number. What counts as white is white at this spacing of
+inputs (4/255). Autocorrelations are means over draws, with frozen batch statistics.
 
-In the trained networks, R is read at the output of every convolution with the sum of the logits as the source, so values
-near the readout are high for every network. This figure carries no verdict: the theorems speak of initialisation.
+In the trained networks, R is read at the output of every convolution with the sum of the logits as the
+source, so values near the readout are high for every network. This figure carries no verdict: the theorems
+speak of initialisation.
 """
 
 
@@ -163,31 +165,39 @@ def pictures(
         Picture(
             "correlation",
             gs.figures.correlation_against_depth(measured, theory(size.depths), floor=1e-4),
-            "R at the input against depth, with theory as thin curves: the centred plain network loses half with every layer, "
-            "the residual one a quarter; batch normalisation with a small beta keeps most of it through 50 blocks. Below 0.01, what is measured is scatter.",
-            "Gradient correlation against depth on logarithmic axes for five networks. Points lie on their theory curves.",
+            "R at the input against depth, with theory as thin curves: the centred plain network loses "
+            "half with every layer, the residual one a quarter; batch normalisation with a small beta "
+            "keeps most of it through 50 blocks. Below 0.01, what is measured is scatter.",
+            "Gradient correlation against depth on logarithmic axes for five networks. Points lie on "
+            "their theory curves.",
         ),
         Picture(
             "traces",
             gs.figures.traces(gradients),
-            "The gradient of the output along a line of inputs. The shallow network resembles brown noise, the plain one of "
-            "24 layers white noise, and the residual one of 50 blocks brown noise again.",
-            "Five traces of gradient against input: 2 layers wander, 24 plain layers jump at every point, 50 residual wander.",
+            "The gradient of the output along a line of inputs. The shallow network resembles brown "
+            "noise, the plain one of 24 layers white noise, and the residual one of 50 blocks brown noise "
+            "again.",
+            "Five traces of gradient against input: 2 layers wander, 24 plain layers jump at every point, "
+            "50 residual wander.",
         ),
         Picture(
             "autocorrelation",
             gs.figures.autocorrelation(acf, expected_autocorrelation(size.trace_layers)),
-            "Autocorrelation of those traces, mean over draws. A lag is 4/255 of input. White noise stays in the grey band.",
-            "Autocorrelation against lag by network and depth: it falls to zero with depth in plain networks only.",
+            "Autocorrelation of those traces, mean over draws. A lag is 4/255 of input. White noise stays "
+            "in the grey band.",
+            "Autocorrelation against lag by network and depth: it falls to zero with depth in plain "
+            "networks only.",
         ),
         Picture(
             "layers",
             gs.figures.correlation_against_depth(
                 by_layer, y_scale="linear", x_label="convolution (order of running)"
             ),
-            f"R at the output of every convolution of networks of {size.layers} layers on real images, before and after "
-            "training. Shallow layers are on the left: what is lost there has been lost on the way back.",
-            "Gradient correlation by layer for a plain and a residual convolutional network, initial and trained.",
+            f"R at the output of every convolution of networks of {size.layers} layers on real images, "
+            "before and after training. Shallow layers are on the left: what is lost there has been lost "
+            "on the way back.",
+            "Gradient correlation by layer for a plain and a residual convolutional network, initial and "
+            "trained.",
         ),
     )
 

@@ -77,7 +77,9 @@ class Problem:
         forward: Callable[[nn.Module, Any], Any] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise ValueError(f"Problem(model, data, loss): model is an nn.Module, got {type(model).__name__}.")
+            raise ValueError(
+                f"Problem(model, data, loss): model is an nn.Module, got {type(model).__name__}."
+            )
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction is 'mean' or 'sum', got {reduction!r}.")
         if batch_norm not in MODES:
@@ -245,13 +247,17 @@ def _per_example(loss: Any) -> tuple[Callable[[Tensor, Tensor], Tensor], str]:
     if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
         averaged = loss.reduction == "mean"
         rebuilt = copy.copy(loss)
-        rebuilt.reduction = "none"
+        setattr(rebuilt, "reduction", "none")  # noqa: B010 - an attribute that not every module declares
 
         def per_example(output: Tensor, target: Tensor) -> Tensor:
             losses = rebuilt(output, target)
             if losses.ndim == 1:
                 return losses
-            return losses.flatten(start_dim=1).mean(dim=1) if averaged else losses.flatten(start_dim=1).sum(dim=1)
+            return (
+                losses.flatten(start_dim=1).mean(dim=1)
+                if averaged
+                else losses.flatten(start_dim=1).sum(dim=1)
+            )
 
         return per_example, type(loss).__name__
     if callable(loss):

@@ -74,7 +74,12 @@ def resnet(block: Callable[[int, int, int], nn.Module]) -> nn.Sequential:
     """Six blocks, of which two project; the statistics of their batch normalisation are not fresh."""
     blocks = [block(2, 2, 1), block(2, 3, 2), block(3, 3, 1), block(3, 3, 1), block(3, 4, 2), block(4, 4, 1)]
     net = nn.Sequential(
-        nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        nn.Conv2d(1, 2, 3, padding=1),
+        nn.ReLU(),
+        *blocks,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
     ).double()
     for _ in range(3):
         net(torch.randn(8, 1, 6, 6, dtype=torch.float64) + 0.2)

@@ -17,8 +17,9 @@ def announce_cost(settings: Settings) -> None:
         return
     minutes = training_minutes(settings)
     print(
-        f"estimated cost: training takes about {minutes:.0f} minutes on this machine for {len(settings.seeds)} seeds of "
-        f"preset {settings.preset} on {settings.data}; probing comes on top. Finished networks are kept.",
+        f"estimated cost: training takes about {minutes:.0f} minutes on this machine for "
+        f"{len(settings.seeds)} seeds of preset {settings.preset} on {settings.data}; probing comes on "
+        "top. Finished networks are kept.",
         file=sys.stderr,
         flush=True,
     )

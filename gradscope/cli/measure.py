@@ -124,7 +124,8 @@ def model_from(text: str, data: DataSet, seed: int) -> nn.Module:
         return build(name, seed=seed, **options)
     if not rest:
         raise ValueError(
-            f"There is no network called {text!r}. Known are {', '.join(names())}; your own is named package.module:factory."
+            f"There is no network called {text!r}. Known are {', '.join(names())}; your own is named "
+            "package.module:factory."
         )
     print(f"importing {name} and calling {rest}()", file=sys.stderr)
     if "" not in sys.path and str(Path.cwd()) not in sys.path:

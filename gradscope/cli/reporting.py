@@ -98,7 +98,8 @@ def summary_of(sections: list[Section], settings: Settings) -> str:
     number = sum(counts.values())
     return (
         f"Of {number} published or derived statements re-tested on {settings.data} at small scale "
-        f"({len(settings.seeds)} seeds, preset {settings.preset}): {told}. A claim that fails is a finding, not a defect."
+        f"({len(settings.seeds)} seeds, preset {settings.preset}): {told}. A claim that fails is a "
+        "finding, not a defect."
     )
 
 

@@ -70,11 +70,14 @@ class Paths:
         unseen = [j.name for j in found.junctions if j.level == 0 and not j.graded]
         if not graded:
             kinds = f" Additions of other kinds: {', '.join(unseen)}." if unseen else ""
-            raise ValueError(f"No residual addition with a branch was found, so there are no path lengths.{kinds}")
+            raise ValueError(
+                f"No residual addition with a branch was found, so there are no path lengths.{kinds}"
+            )
         self.loss = loss
         self.source = found.source
         self.junctions: tuple[Junction, ...] = tuple(junction for junction, _ in graded)
         self.edges: list[tuple[Edge, ...]] = [edges for _, edges in graded]
+        self.branches = sum(len(edges) for edges in self.edges)
         self.longest = len(self.junctions)
         self.is_chain = found.is_chain
 
@@ -84,23 +87,30 @@ class Paths:
         return torch.autograd.grad(self.loss, self.source, cotangent, retain_graph=True)[0]
 
     def graded(self, lengths: int | None = None, signs: Tensor | None = None) -> PathGradients:
-        """Gradients by path length; with `signs` (one a junction) each branch's cotangent is multiplied by its own.
+        """Gradients by path length; with `signs`, one a branch, each branch's cotangent is multiplied by its own.
 
         Averaged over random signs, the squared norm of the signed g_k is the sum of the squared norms
         of all paths of length k (Parseval).
         """
         longest = self.longest if lengths is None else lengths
         if not 0 <= longest <= self.longest:
-            raise ValueError(f"lengths is between 0 and {self.longest}, the longest path here, got {lengths}.")
+            raise ValueError(
+                f"lengths is between 0 and {self.longest}, the longest path here, got {lengths}."
+            )
         # A power of two leaves the digits alone and keeps long paths clear of underflow.
         scale = 2.0 if self.loss.dtype is torch.float32 and longest > FLOAT32_LENGTHS else 1.0
-        factors = [scale * (1.0 if signs is None else float(signs[place])) for place in range(len(self.edges))]
-        gradients = torch.empty((longest + 1, *self.source.shape), dtype=torch.float64, device=self.source.device)
-        with delays(self.edges, factors) as line:
+        factors = [scale] * self.branches if signs is None else (scale * signs.double()).tolist()
+        one_by_one = [(edge,) for edges in self.edges for edge in edges]
+        gradients = torch.empty(
+            (longest + 1, *self.source.shape), dtype=torch.float64, device=self.source.device
+        )
+        with delays(one_by_one, factors) as line:
             for k in range(longest + 1):
                 gradients[k] = self.backward(1.0 if k == 0 else 0.0).double() / scale**k
         if not line.crossed:
-            raise RuntimeError("No gradient met a delay, so the split would be wrong. Please report this model.")
+            raise RuntimeError(
+                "No gradient met a delay, so the split would be wrong. Please report this model."
+            )
         return PathGradients(gradients, self.backward().double(), self.junctions, self.loss.dtype)
 
 

@@ -80,7 +80,9 @@ def bypass(model: nn.Module, at: str) -> Iterator[None]:
     named = dict(model.named_modules())
     if at not in named:
         close = [name for name in named if fnmatch.fnmatch(name, f"*{at.rpartition('.')[2]}*")][:5]
-        raise ValueError(f"{type(model).__name__} has no module {at!r}. Close names: {', '.join(close) or 'none'}.")
+        raise ValueError(
+            f"{type(model).__name__} has no module {at!r}. Close names: {', '.join(close) or 'none'}."
+        )
 
     untouched: list[Tensor] = []
 

@@ -57,7 +57,9 @@ class Graph:
         if node in self.sources:
             return []
         return [
-            (slot, operand) for slot, (operand, _) in enumerate(node.next_functions) if operand in self.position
+            (slot, operand)
+            for slot, (operand, _) in enumerate(node.next_functions)
+            if operand in self.position
         ]
 
     def between(self, fork: Node | None, node: Node) -> set[Node] | None:
@@ -133,7 +135,9 @@ def gradient_node(tensor: Tensor) -> Node | None:
 
 
 def _takes_parameter(node: Node) -> bool:
-    return any(isinstance(getattr(operand, "variable", None), nn.Parameter) for operand, _ in node.next_functions)
+    return any(
+        isinstance(getattr(operand, "variable", None), nn.Parameter) for operand, _ in node.next_functions
+    )
 
 
 def _operands_first(roots: list[Node]) -> list[Node]:

@@ -65,9 +65,13 @@ def trace(model: nn.Module, forward: Callable[[Any], Any], inputs: Any) -> Trace
     if torch.is_inference_mode_enabled():
         raise ValueError(unseen)
     results: list[AddCall] = []
-    with torch.enable_grad(), additions(model, report=results.append) as counter, source_of(model, inputs) as (
-        placed,
-        source,
+    with (
+        torch.enable_grad(),
+        additions(model, report=results.append) as counter,
+        source_of(model, inputs) as (
+            placed,
+            source,
+        ),
     ):
         output = forward(placed)
     origins = source()
@@ -122,7 +126,9 @@ class Junctions(Sequence[Junction]):
         if not self._found:
             return "no residual junctions"
         width = max(len(j.name) for j in self._found)
-        rows = (f"{j.index:>4}  {j.name:<{width}}  {j.kind:<13} level {j.level}  {j.shape}" for j in self._found)
+        rows = (
+            f"{j.index:>4}  {j.name:<{width}}  {j.kind:<13} level {j.level}  {j.shape}" for j in self._found
+        )
         return "\n".join(rows)
 
 

@@ -72,5 +72,7 @@ def first_tensor(output: Any) -> Tensor | None:
     """The first tensor in a module's output: itself, or the first of a tuple, list, dict or dataclass."""
     if isinstance(output, Tensor):
         return output
-    values = output.values() if hasattr(output, "values") else output if isinstance(output, tuple | list) else ()
+    values = (
+        output.values() if hasattr(output, "values") else output if isinstance(output, tuple | list) else ()
+    )
     return next((tensor for value in values if (tensor := first_tensor(value)) is not None), None)

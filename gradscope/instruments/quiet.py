@@ -31,7 +31,9 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         for name, buffer in module._buffers.items()
     ]
     momenta = [
-        (module, module.momentum) for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)
+        (module, module.momentum)
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
     ]
     with random_state_kept():
         try:

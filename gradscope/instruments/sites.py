@@ -38,12 +38,15 @@ def sites(model: nn.Module, at: str | Sequence[str] | None = None) -> list[Site]
             if any(True for _ in module.parameters(recurse=False))
         ]
         if not found:
-            raise ValueError(f"{type(model).__name__} has no module with parameters of its own, so nothing to read.")
+            raise ValueError(
+                f"{type(model).__name__} has no module with parameters of its own, so nothing to read."
+            )
         return found
     patterns = [at] if isinstance(at, str) else list(at)
     matching: dict[nn.Module, Site] = {}
     for name, module in named.items():
-        if any(_regex(pattern).fullmatch(name) for pattern in patterns):
+        # The network itself is asked for by its empty name only, not by a star.
+        if any(_regex(p).fullmatch(name) if name else not p for p in patterns):
             matching.setdefault(module, Site(name, module))
     found = list(matching.values())
     if not found:

@@ -35,7 +35,9 @@ def co_active_fraction(active: Tensor) -> Tensor:
         Balduzzi et al. (2017), arXiv:1702.08591, section 3.
     """
     if active.ndim != 2 or len(active) < 2:
-        raise ValueError(f"co_active_fraction compares examples: it needs [N, D] with N >= 2, got {list(active.shape)}.")
+        raise ValueError(
+            f"co_active_fraction compares examples: it needs [N, D] with N >= 2, got {list(active.shape)}."
+        )
     n = len(active)
     counts = active.to(torch.float64).sum(dim=0)
     return (counts * (counts - 1)).mean() / (n * (n - 1))

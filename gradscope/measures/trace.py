@@ -27,7 +27,9 @@ def autocorrelation(trace: Tensor, lags: int) -> Tensor:
     """
     points = trace.shape[-1] if trace.ndim else 0
     if points < 2 or not 0 <= lags < points:
-        raise ValueError(f"autocorrelation at lags 0..{lags} needs more than {max(lags, 1)} values, got {points}.")
+        raise ValueError(
+            f"autocorrelation at lags 0..{lags} needs more than {max(lags, 1)} values, got {points}."
+        )
     centred = trace.double() - trace.double().mean(dim=-1, keepdim=True)
     products = [(centred[..., : points - k] * centred[..., k:]).sum(dim=-1) for k in range(lags + 1)]
     # A trace of equal values leaves rounding behind when its mean is removed; its variance is zero.

@@ -54,10 +54,10 @@ def gradient_correlation(
     if source not in SOURCES:
         raise ValueError(f"source is one of {', '.join(SOURCES)}, got {source!r}.")
     label = problem.batch_norm_name
-    examples = examples_in(problem.first_batch()[0])
-    if examples < 2:
-        raise ValueError(f"gradient_correlation compares examples, and the first batch has {examples}.")
     with problem.prepared():
+        examples = examples_in(problem.first_batch()[0])
+        if examples < 2:
+            raise ValueError(f"gradient_correlation compares examples, and the first batch has {examples}.")
         heard = _own_gradients(problem, at, source) if label == "own" else _gradients(problem, at, source)
     rows = []
     for where, gradient in sorted(heard, key=lambda pair: (pair[0].depth, pair[0].call)):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,12 +91,12 @@ def lesion_study(
             for _, single in chosen:
                 junction = single[0]
                 labels = {"junction": junction.name, "kind": junction.kind, "index": junction.index}
-                rows += bench.rows(lambda s=single: lesion(problem.model, s), deleted=1, draw=-1, **labels)
+                rows += bench.rows(partial(lesion, problem.model, single), deleted=1, draw=-1, **labels)
                 advance(1)
             for draw, several in drawn:
                 labels = {"junction": "", "kind": "set", "index": -1}
                 rows += bench.rows(
-                    lambda s=several: lesion(problem.model, s), deleted=len(several), draw=draw, **labels
+                    partial(lesion, problem.model, several), deleted=len(several), draw=draw, **labels
                 )
                 advance(1)
     return _frame(rows)
@@ -128,10 +129,18 @@ def layer_lesion_study(
             for index, layer in enumerate(layers):
                 labels = {"junction": layer.name, "kind": "layer", "index": index}
                 if _keeps_shape(problem, layer.name):
-                    rows += bench.rows(lambda n=layer.name: bypass(problem.model, n), deleted=1, draw=-1, **labels)
+                    rows += bench.rows(
+                        partial(bypass, problem.model, layer.name), deleted=1, draw=-1, **labels
+                    )
                 else:
                     rows.append(
-                        {"quantity": "error", "statistics": bench.kinds[0], "deleted": 1, "draw": -1, **labels}
+                        {
+                            "quantity": "error",
+                            "statistics": bench.kinds[0],
+                            "deleted": 1,
+                            "draw": -1,
+                            **labels,
+                        }
                         | {"value": math.nan, "low": math.nan, "high": math.nan, "n": bench.images}
                         | {"status": "skipped", "reason": "the layer changes the shape"}
                     )
@@ -158,7 +167,9 @@ class _Bench:
             self.calibration = list(calibration.to(problem.device, problem.dtype).split(256))
             self.reason = ""
         normalised = bool(batch_norm_layers(problem.model))
-        self.kinds = ["stale", "recalibrated"] if normalised and recalibrate else ["stale"] if normalised else ["none"]
+        self.kinds = (
+            ["stale", "recalibrated"] if normalised and recalibrate else ["stale"] if normalised else ["none"]
+        )
 
     def rows(self, lesioned: Lesioned, **labels: Any) -> list[dict[str, Any]]:
         rows = []
@@ -176,7 +187,10 @@ class _Bench:
         labels = {"junction": "", "kind": "", "index": -1, "deleted": 0, "draw": -1}
         rows = [row | {"quantity": "intact_error"} for row in self.rows(nullcontext, **labels)]
         chance = 1 - self.largest_class / self.images
-        return [*rows, rows[0] | {"quantity": "chance_error", "value": chance, "low": math.nan, "high": math.nan}]
+        return [
+            *rows,
+            rows[0] | {"quantity": "chance_error", "value": chance, "low": math.nan, "high": math.nan},
+        ]
 
     def _wrong(self) -> int:
         with torch.no_grad():

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def path_spectrum(
-    problem: Any, *, lengths: int | None = None, draws: int = 4, seed: int = 0, precision: torch.dtype | None = None
+    problem: Any,
+    *,
+    lengths: int | None = None,
+    draws: int = 4,
+    seed: int = 0,
+    precision: torch.dtype | None = None,
 ) -> "pd.DataFrame":
     """The loss gradient at the input, by the number of residual branches its paths cross.
 
@@ -58,7 +63,9 @@ def path_spectrum(
         exact = paths.graded(lengths)
         squares = _signed_squares(paths, lengths, draws, seed)
         counts = _counts(paths, len(exact.gradients))
-        precise = "float32, scaled by 2^k" if _is_scaled(paths, len(exact.gradients)) else str(paths.loss.dtype)[6:]
+        precise = (
+            "float32, scaled by 2^k" if _is_scaled(paths, len(exact.gradients)) else str(paths.loss.dtype)[6:]
+        )
     rows = _count_rows(counts) + _exact_rows(exact.gradients, exact.gradient)
     if draws:
         rows += _incoherent_rows(squares, exact.gradients, counts)
@@ -68,7 +75,9 @@ def path_spectrum(
 
 
 _BLANK = {"low": math.nan, "high": math.nan, "n": 1, "status": "ok", "reason": ""}
-_NO_CHAIN = "branches are not passed one after the other, so the product of block polynomials does not count paths"
+_NO_CHAIN = (
+    "branches are not passed one after the other, so the product of block polynomials does not count paths"
+)
 _ONE_DRAW = "one draw gives no interval"
 
 
@@ -81,7 +90,7 @@ def _signed_squares(paths: Paths, lengths: int | None, draws: int, seed: int) ->
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for _ in range(draws):
-        signs = torch.randint(0, 2, (len(paths.junctions),), generator=generator) * 2 - 1
+        signs = torch.randint(0, 2, (paths.branches,), generator=generator) * 2 - 1
         rows.append(paths.graded(lengths, signs).gradients.flatten(start_dim=1).square().sum(dim=1).cpu())
     return torch.stack(rows) if rows else torch.empty(0, 0)
 
@@ -98,7 +107,9 @@ def _count_rows(counts: list[float]) -> list[dict[str, Any]]:
     rows = []
     for k, count in enumerate(counts):
         rows.append({"quantity": "path_count", "unit": "paths", "path_length": k, "value": count} | status)
-        rows.append({"quantity": "path_count_share", "unit": "1", "path_length": k, "value": count / total} | status)
+        rows.append(
+            {"quantity": "path_count_share", "unit": "1", "path_length": k, "value": count / total} | status
+        )
     return rows
 
 
@@ -116,7 +127,11 @@ def _exact_rows(gradients: Tensor, gradient: Tensor) -> list[dict[str, Any]]:
 def _exact(quantity: str, unit: str, values: Tensor) -> list[dict[str, Any]]:
     return [
         {"quantity": quantity, "unit": unit, "path_length": k, "value": value}
-        | ({} if math.isfinite(value) else {"status": "undefined", "reason": "the gradient is zero or not finite"})
+        | (
+            {}
+            if math.isfinite(value)
+            else {"status": "undefined", "reason": "the gradient is zero or not finite"}
+        )
         for k, value in enumerate(values.tolist())
     ]
 
@@ -127,7 +142,9 @@ def _incoherent_rows(squares: Tensor, gradients: Tensor, counts: list[float]) ->
     draws = len(squares)
     mean = squares.mean(dim=0)
     # The zeroth length crosses no sign: it is exact, and its spread is zero.
-    error = squares.std(dim=0, correction=1) / math.sqrt(draws) if draws > 1 else torch.full_like(mean, math.nan)
+    error = (
+        squares.std(dim=0, correction=1) / math.sqrt(draws) if draws > 1 else torch.full_like(mean, math.nan)
+    )
     half = error * float(student.ppf(0.975, draws - 1)) if draws > 1 else error
     low, high = (mean - half).clamp(min=0), mean + half
     number = torch.tensor(counts, dtype=torch.float64)
@@ -141,7 +158,9 @@ def _incoherent_rows(squares: Tensor, gradients: Tensor, counts: list[float]) ->
     rows += _banded("incoherent_norm_share", "1", [band / norm[0].sum() for band in norm], draws)
     rows += _banded("rms_path_norm", "loss per input", path, draws, _NO_CHAIN)
     rows += _banded("veit_product", "loss per input", product, draws, _NO_CHAIN)
-    rows += _banded("veit_product_share", "1", [band / product[0].sum() for band in product], draws, _NO_CHAIN)
+    rows += _banded(
+        "veit_product_share", "1", [band / product[0].sum() for band in product], draws, _NO_CHAIN
+    )
     rows += _banded("coherence", "1", coherence, draws)
     return rows
 

@@ -24,13 +24,14 @@ Condition = dict[str, Any]
 
 
 def grid(**axes: Iterable[Any] | Any) -> list[Condition]:
-    """All combinations of the axes' values; the last axis varies fastest.
+    """All combinations of the axes' values, numpy's numbers as Python's; the last axis varies fastest.
 
     Example:
         >>> grid(depth=[10, 50], seed=range(2))
         [{'depth': 10, 'seed': 0}, {'depth': 10, 'seed': 1}, {'depth': 50, 'seed': 0}, {'depth': 50, 'seed': 1}]
     """
     values = [[v] if isinstance(v, str) or not isinstance(v, Iterable) else list(v) for v in axes.values()]
+    values = [[v.item() if isinstance(v, numpy.generic) else v for v in axis] for axis in values]
     return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*values)]
 
 

@@ -160,7 +160,9 @@ def test_lengths_are_products_of_jacobians(name):
     x, targets = problem.first_batch()
     stem, blocks, head = blocks_of(name, problem.model)
     below = stem(x)
-    graded = jacobian_products(blocks, lambda state: problem.loss(head(state), targets).mean(), below.detach())
+    graded = jacobian_products(
+        blocks, lambda state: problem.loss(head(state), targets).mean(), below.detach()
+    )
     expected = [torch.autograd.functional.vjp(stem, x, c)[1] for c in graded]
     torch.testing.assert_close(path_gradients(problem), torch.stack(expected), **EXACT)
 
@@ -197,20 +199,16 @@ def test_a_shared_multiple_of_the_identity_gives_binomial_coefficients():
 
 @pytest.mark.parametrize("name", ["post-activation", "pre-norm transformer", "multi-residual"])
 def test_the_mean_over_all_signs_is_the_sum_of_squared_path_norms(name):
-    """Parseval (T7). One sign for each junction: parallel branches of one block go together."""
+    """Parseval (T7), with a sign for each branch, parallel ones too."""
     problem = problem_of(name)
-    crossing: dict[tuple[bool, ...], Tensor] = {}
+    expected = torch.zeros(len(NETWORKS[name].branches) + 1, dtype=torch.float64)
     for path, gradient in every_path(problem).items():
-        crossed = tuple(choice > 0 for choice in path)
-        crossing[crossed] = crossing.get(crossed, 0) + gradient
-    n = len(NETWORKS[name].branches)
-    expected = torch.zeros(n + 1, dtype=torch.float64)
-    for crossed, gradient in crossing.items():
-        expected[sum(crossed)] += gradient.square().sum()
+        expected[sum(choice > 0 for choice in path)] += gradient.square().sum()
     with open_paths(problem) as paths:
+        assert paths.branches == sum(NETWORKS[name].branches)
         squares = [
             paths.graded(signs=torch.tensor(signs)).gradients.flatten(1).square().sum(dim=1)
-            for signs in itertools.product([-1, 1], repeat=n)
+            for signs in itertools.product([-1, 1], repeat=paths.branches)
         ]
     torch.testing.assert_close(torch.stack(squares).mean(dim=0), expected, rtol=1e-9, atol=1e-18)
 
@@ -266,9 +264,7 @@ def test_backward_lesions_count_each_path_as_often_as_it_is_long():
     problem = problem_of("post-activation")
     graded = path_gradients(problem)
     paths = every_path(problem)
-    taken = sum(
-        sum(gradient for path, gradient in paths.items() if path[block] > 0) for block in range(6)
-    )
+    taken = sum(sum(gradient for path, gradient in paths.items() if path[block] > 0) for block in range(6))
     lengths = torch.arange(7, dtype=torch.float64)[:, None, None, None, None]
     torch.testing.assert_close((lengths * graded).sum(dim=0), taken, **EXACT)
 
@@ -307,7 +303,9 @@ def test_zero_branches_leave_the_shortest_path_only(name):
 def test_a_batched_backward_raises_instead_of_ignoring_the_delay():
     """T21."""
     with open_paths(problem_of("pre-norm transformer")) as paths, delays(paths.edges):
-        with pytest.raises(RuntimeError, match="cannot run inside a batched backward.*once for each path length"):
+        with pytest.raises(
+            RuntimeError, match=r"cannot run inside a batched backward.*once for each path length"
+        ):
             seeds = torch.ones(2, dtype=torch.float64)
             torch.autograd.grad(paths.loss, paths.source, seeds, retain_graph=True, is_grads_batched=True)
         with pytest.raises(RuntimeError, match="cannot run inside a batched backward"):
@@ -379,7 +377,7 @@ def test_lengths_out_of_range_are_refused(lengths):
 
 
 def test_own_statistics_are_refused():
-    with pytest.raises(ValueError, match="batch_norm='own' .* Use batch_norm='train'"):
+    with pytest.raises(ValueError, match=r"batch_norm='own' .* Use batch_norm='train'"):
         path_gradients(problem_of("post-activation", "own"))
 
 

@@ -52,7 +52,8 @@ def test_outputs_and_gradients_are_those_of_the_statistics(mode, training, affin
     torch.testing.assert_close(output, expected)
     weights = torch.arange(12.0, dtype=torch.float64).view(6, 2)
     torch.testing.assert_close(
-        torch.autograd.grad((output * weights).sum(), x)[0], torch.autograd.grad((expected * weights).sum(), x)[0]
+        torch.autograd.grad((output * weights).sum(), x)[0],
+        torch.autograd.grad((expected * weights).sum(), x)[0],
     )
 
 
@@ -81,7 +82,7 @@ def test_auto_mixes_meanings_by_module():
 
 
 def test_fresh_running_statistics_are_refused():
-    with pytest.raises(ValueError, match="never updated .* Use batch_norm='frozen'"):
+    with pytest.raises(ValueError, match=r"never updated .* Use batch_norm='frozen'"):
         resolved(net(updated=False), "running")
 
 

@@ -34,10 +34,7 @@ def traced(model, x):
 
 INSTRUMENTS = {
     "left_as_found": lambda model, x: left_as_found(model),
-    **{
-        f"batch_norm {mode}": lambda model, x, mode=mode: batch_norm(model, mode)
-        for mode in MODES
-    },
+    **{f"batch_norm {mode}": lambda model, x, mode=mode: batch_norm(model, mode) for mode in MODES},
     "on_output": lambda model, x: on_output(sites(model), nothing),
     "on_gradient": lambda model, x: on_gradient(sites(model), nothing),
     "additions": lambda model, x: additions(model, report=nothing),

@@ -140,7 +140,10 @@ def test_a_forward_with_another_number_of_additions_is_refused():
     model, x = MoreInTraining().eval(), torch.randn(3, 4)
     found = junctions(model, x)
     model.train()
-    with lesion(model, found[0]), pytest.raises(RuntimeError, match=r"called 2 additions, .* one that called 1"):
+    with (
+        lesion(model, found[0]),
+        pytest.raises(RuntimeError, match=r"called 2 additions, .* one that called 1"),
+    ):
         model(x)
 
 
@@ -168,6 +171,6 @@ def test_bypass_refuses_what_changes_the_shape_and_what_is_not_there():
     model = nn.Sequential(nn.Linear(4, 3))
     with bypass(model, "0"), pytest.raises(ValueError, match=r"0 maps \[2, 4\] to \[2, 3\]"):
         model(torch.randn(2, 4))
-    with pytest.raises(ValueError, match="Sequential has no module 'blocks.0'. Close names: 0"):
+    with pytest.raises(ValueError, match=r"Sequential has no module 'blocks.0'. Close names: 0"):
         with bypass(model, "blocks.0"):
             pass

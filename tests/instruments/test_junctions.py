@@ -43,7 +43,11 @@ def test_names_shapes_and_places_follow_the_forward_pass():
 
 def test_an_addition_inside_a_module_is_named_after_it():
     specimen = NETWORKS["inside a module"]
-    assert [j.name for j in junctions(specimen.build(), specimen.inputs())] == ["2.back:0", "3.back:0", "4.back:0"]
+    assert [j.name for j in junctions(specimen.build(), specimen.inputs())] == [
+        "2.back:0",
+        "3.back:0",
+        "4.back:0",
+    ]
 
 
 def test_an_in_place_addition_keeps_its_name_and_place():

@@ -96,7 +96,16 @@ def test_the_first_tensor_of_structured_outputs():
 
 def test_readings_are_tidy_and_undefined_values_say_so():
     readings = Readings("steepness", unit="m")
-    assert list(readings.frame().columns) == ["quantity", "unit", "site", "depth", "call", "value", "status", "reason"]
+    assert list(readings.frame().columns) == [
+        "quantity",
+        "unit",
+        "site",
+        "depth",
+        "call",
+        "value",
+        "status",
+        "reason",
+    ]
     readings.add(torch.tensor(2.0), Heard("b", 1, 0), lag=3)
     readings.add(float("nan"), Heard("a", 0, 1), lag=4)
     readings.add(1.0, Heard("a", 0, 0), lag=5)

@@ -31,7 +31,8 @@ def test_a_star_stands_for_one_name_or_a_part_of_it():
 
 def test_two_stars_stand_for_any_path():
     assert found("blocks.3**") == ["blocks.3", "blocks.3.0", "blocks.3.1"]
-    assert len(found("**")) == 1 + 1 + 1 + 33
+    assert len(found("**")) == 1 + 1 + 11 + 22
+    assert found("*") == ["stem", "blocks"]
 
 
 def test_several_patterns_give_each_module_once_in_the_networks_order():

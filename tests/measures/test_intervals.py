@@ -6,7 +6,9 @@ from scipy.stats import binomtest
 from gradscope.measures.intervals import wilson
 
 
-@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (0, 50), (50, 50), (3, 50), (45, 1000), (17, 34)])
+@pytest.mark.parametrize(
+    ("successes", "trials"), [(0, 1), (1, 1), (0, 50), (50, 50), (3, 50), (45, 1000), (17, 34)]
+)
 def test_the_interval_is_scipys(successes, trials):
     value, low, high = wilson(successes, trials)
     expected = binomtest(successes, trials).proportion_ci(method="wilson")

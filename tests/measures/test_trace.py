@@ -58,8 +58,10 @@ def test_slope_and_von_neumann_ratio_tell_white_from_brown(cumulate, slope, rati
 def test_slope_is_least_squares_on_the_windowed_periodogram():
     trace = noise(points=64)[0].numpy()
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(64) / 64)
-    power = [abs(sum((trace - trace.mean()) * window * np.exp(-2j * np.pi * k * np.arange(64) / 64))) ** 2
-             for k in range(1, 17)]
+    power = [
+        abs(sum((trace - trace.mean()) * window * np.exp(-2j * np.pi * k * np.arange(64) / 64))) ** 2
+        for k in range(1, 17)
+    ]
     expected = np.polyfit(np.log(np.arange(1, 17)), np.log(power), 1)[0]
     assert float(spectral_slope(torch.from_numpy(trace))) == pytest.approx(expected, abs=1e-10)
 

@@ -26,7 +26,7 @@ def test_the_folder_is_the_registry():
     assert {"gradient_correlation", "gradient_norm", "co_activation"} <= set(probes.names())
     for name in probes.names():
         assert getattr(probes, name).__name__ == name
-    with pytest.raises(AttributeError, match="There is no probe 'gradient'. The probes are: co_activation, "):
+    with pytest.raises(AttributeError, match=r"There is no probe 'gradient'. The probes are: co_activation, "):
         probes.gradient  # noqa: B018
 
 
@@ -63,7 +63,9 @@ def test_backward_into_grad_is_unchanged_too(name):
     with getattr(probes, name)(probed):
         probed(specimen.inputs()).square().sum().backward()
     alone(specimen.inputs()).square().sum().backward()
-    assert all(torch.equal(a.grad, b.grad) for a, b in zip(probed.parameters(), alone.parameters(), strict=True))
+    assert all(
+        torch.equal(a.grad, b.grad) for a, b in zip(probed.parameters(), alone.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("net", NETS)
