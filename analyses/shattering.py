@@ -70,14 +70,15 @@ def main(settings: Settings) -> Section:
     layers = gs.sweep(
         cells.layer_correlation, gs.grid(**states, **trained), key=key, constants=folders, **options
     )
+    told = dict.fromkeys(("S1", "S2", "S3", "S4"), f"{settings.preset}; 256 units, 128 Gaussian inputs, float32")
+    told |= {"S6": f"{settings.preset}; 200 units, 256 points on [-2, 2], float64"}
+    told |= {"S11": f"{settings.preset}; 64 CReLU units, {max(size.depths)} layers, float64"}
     return Section(
         name="shattering",
         title="Do gradients shatter?",
         question="How alike are the gradients of different inputs, and what do depth and shortcuts do to that?",
         reading=READING,
-        verdicts=judged(
-            claims(correlation, traces, linear), settings=f"{settings.preset}; 256 units, 128 inputs, float32"
-        ),
+        verdicts=judged(claims(correlation, traces, linear), settings=told),
         pictures=pictures(correlation, traces, layers, size),
         tables={
             **{"correlation": correlation, "looks_linear": linear, "layers": layers},

@@ -13,6 +13,7 @@ import torch
 
 from gradscope.cli.cost import announce_cost
 from gradscope.report import Section, provenance, render
+from gradscope.report.verdicts import VERDICTS
 from gradscope.studies.settings import Settings
 
 ANALYSES = ("shattering", "lesions", "paths", "conditioning")
@@ -88,18 +89,14 @@ def provenance_of(settings: Settings, durations: dict[str, float]) -> dict[str, 
 
 def summary_of(sections: list[Section], settings: Settings) -> str:
     """One sentence over all verdicts."""
-    counts: dict[str, int] = {}
-    for section in sections:
-        for verdict in section.verdicts["verdict"]:
-            counts[verdict] = counts.get(verdict, 0) + 1
-    told = ", ".join(
-        f"{number} {verdict}" for verdict, number in sorted(counts.items(), key=lambda item: -item[1])
-    )
-    number = sum(counts.values())
+    verdicts = [verdict for section in sections for verdict in section.verdicts["verdict"]]
+    spelled = {"holds": "hold", "fails": "fail"}
+    counts = {spelled.get(name, name): verdicts.count(name) for name in VERDICTS if name in verdicts}
     return (
-        f"Of {number} published or derived statements re-tested on {settings.data} at small scale "
-        f"({len(settings.seeds)} seeds, preset {settings.preset}): {told}. A claim that fails is a "
-        "finding, not a defect."
+        f"{len(verdicts)} published or derived statements, re-tested on {settings.data} at small scale with "
+        f"{len(settings.seeds)} seeds (preset {settings.preset}): "
+        + ", ".join(f"{number} {name}" for name, number in counts.items())
+        + ". A claim that fails is a finding, not a defect."
     )
 
 

@@ -9,17 +9,18 @@ from gradscope.report.verdicts import verdict, verdict_table
 
 
 def judged(
-    measured: Mapping[tuple[str, str], Iterable[float]], *, settings: str, reason: str = ""
+    measured: Mapping[tuple[str, str], Iterable[float]], *, settings: str | Mapping[str, str], reason: str = ""
 ) -> pd.DataFrame:
     """Verdicts on claims, in the order given.
 
     Args:
         measured: {(claim id, part): the claim's statistic, one value per seed}.
-        settings: What it was measured on, in words.
+        settings: What it was measured on, in words; or by claim id, where claims differ.
         reason: Why there are no values, where there are none.
     """
     rows = []
     for (id, part), values in measured.items():
         numbers = list(values)
-        rows.append(verdict(claim(id, part), numbers, settings=settings, reason="" if numbers else reason))
+        told = settings if isinstance(settings, str) else settings[id]
+        rows.append(verdict(claim(id, part), numbers, settings=told, reason="" if numbers else reason))
     return verdict_table(rows)

@@ -8,7 +8,7 @@ from networks import NETWORKS, Residual, mlp
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from gradscope.instruments.junctions import junctions
+from gradscope.instruments.junctions import junctions, trace
 
 
 def counted(model, inputs):
@@ -88,10 +88,25 @@ def test_keyword_and_dictionary_inputs():
 def test_the_embedding_that_reads_the_input_is_the_source():
     """Positions are embedded first here, but the tokens are what comes in."""
     specimen = NETWORKS["tokens"]
-    from gradscope.instruments.junctions import trace
-
     model, ids = specimen.build(), specimen.inputs()
     assert torch.equal(trace(model, model, ids).source, model.token(ids))
+
+
+def test_models_that_begin_in_place_are_traced_and_leave_the_data_alone():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.block = nn.Embedding(7, 4), Residual(mlp(4, 3, 4))
+
+        def forward(self, x):
+            x = x if x.is_floating_point() else self.token(x)
+            x += 1.0
+            return self.block(x)
+
+    x = torch.randn(2, 4)
+    kept = x.clone()
+    assert len(junctions(InPlace(), x)) == len(junctions(InPlace(), torch.arange(3))) == 1
+    assert torch.equal(x, kept)
 
 
 def test_checkpointed_blocks_are_found():
