@@ -1,4 +1,4 @@
-"""Showing that long work moves: a bar on a terminal, a line now and then elsewhere, silence if asked."""
+"""Showing that long work moves: a bar on a terminal, a line now and then in a log."""
 
 import sys
 import time
@@ -15,12 +15,13 @@ def progress(description: str, total: int, *, show: bool | None = None) -> Itera
     Args:
         description: What is going on, in a few words.
         total: How many steps there are; with 0 nothing is shown.
-        show: None shows a bar on a terminal and, elsewhere, a line at most every ten seconds.
-            False shows nothing.
+        show: None shows a bar on a terminal and nothing elsewhere; True also shows a line at most every
+            ten seconds elsewhere, as in a log; False shows nothing.
     """
-    if show is False or total == 0:
+    terminal = sys.stderr.isatty()
+    if total == 0 or show is False or (show is None and not terminal):
         yield lambda steps: None
-    elif sys.stderr.isatty():
+    elif terminal:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

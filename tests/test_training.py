@@ -339,4 +339,4 @@ def test_progress_is_drawn_only_when_asked(capsys):
     fit(tiny_network(), tiny_data(), **OPTIONS)
     assert capsys.readouterr().err == ""
     fit(tiny_network(), tiny_data(), **OPTIONS, progress=True)
-    assert "loss" in capsys.readouterr().err
+    assert "training: 4/4" in capsys.readouterr().err

@@ -46,7 +46,7 @@ def run(main: Callable[..., Any], presets: Presets) -> None:
             if preset not in presets:
                 raise ValueError(f"preset is one of {', '.join(presets)}, got {preset!r}.")
             several = tuple(range(first_seed, first_seed + seeds))
-            run_one(name, main, Settings(preset, data, data_root, several, out, workers))
+            run_one(name, main, Settings(preset, data, data_root, several, out, workers, show=True))
 
     command.__doc__ = module.__doc__
     typer.run(command)

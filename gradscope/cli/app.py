@@ -63,7 +63,7 @@ def report(
         from gradscope.studies.settings import Settings
 
         several = tuple(range(first_seed, first_seed + seeds))
-        run_all(Settings(preset, data, data_root, several, out, workers))
+        run_all(Settings(preset, data, data_root, several, out, workers, show=True))
         if example is not None:
             from gradscope.cli.example import write_example
 

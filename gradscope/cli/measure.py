@@ -181,7 +181,7 @@ def _prepared(asked: Asked) -> tuple[nn.Module, DataSet]:
             raise ValueError(f"{asked.weights} does not hold this model's weights: {error}") from error
         model.eval()
     if asked.epochs:
-        fit(model, data, epochs=asked.epochs, seed=asked.seed)
+        fit(model, data, epochs=asked.epochs, seed=asked.seed, progress=True)
     return model, data
 
 

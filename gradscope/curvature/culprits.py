@@ -16,7 +16,7 @@ def changing_part(problem: Problem) -> str:
         inputs, targets = problem.first_batch()
         if not torch.equal(problem.losses(inputs, targets), problem.losses(inputs, targets)):
             drops = [
-                name
+                name or "the model"
                 for name, module in problem.model.named_modules()
                 if "drop" in type(module).__name__.lower()
             ]

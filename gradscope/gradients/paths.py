@@ -63,8 +63,10 @@ class Paths:
 
     def __init__(self, loss: Tensor, found: Trace) -> None:
         graded = [
-            (junction, edges)
-            for junction, edges in zip(found.junctions, found.branch_edges, strict=True)
+            (junction, branches, skips)
+            for junction, branches, skips in zip(
+                found.junctions, found.branch_edges, found.skip_edges, strict=True
+            )
             if junction.level == 0 and junction.graded
         ]
         unseen = [j.name for j in found.junctions if j.level == 0 and not j.graded]
@@ -75,8 +77,9 @@ class Paths:
             )
         self.loss = loss
         self.source = found.source
-        self.junctions: tuple[Junction, ...] = tuple(junction for junction, _ in graded)
-        self.edges: list[tuple[Edge, ...]] = [edges for _, edges in graded]
+        self.junctions: tuple[Junction, ...] = tuple(junction for junction, _, _ in graded)
+        self.edges: list[tuple[Edge, ...]] = [branches for _, branches, _ in graded]
+        self.skip_edges: list[tuple[Edge, ...]] = [skips for _, _, skips in graded]
         self.branches = sum(len(edges) for edges in self.edges)
         self.longest = len(self.junctions)
         self.is_chain = found.is_chain

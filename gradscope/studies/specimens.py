@@ -30,7 +30,7 @@ def trained(
             None keeps nothing.
     """
     model = untrained(family, depth, seed, data)
-    facts = [family, depth, seed, data.sha256, epochs, source_hash("nets", "training.py")]
+    facts = [family, depth, seed, data.sha256, epochs, source_hash("nets", "training")]
     name = (
         f"{family}-{depth}-{seed}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.safetensors"
     )

@@ -175,8 +175,9 @@ def source_hash(*rooms: str) -> str:
         "probes",
         "studies",
         "theory",
+        "training",
     )
-    always = () if rooms else ("data.py", "problem.py", "training.py")
+    always = () if rooms else ("data.py", "problem.py")
     files = [
         f
         for room in (*chosen, *always)

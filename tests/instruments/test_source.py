@@ -105,6 +105,7 @@ def test_reentrant_checkpoints_are_refused():
         junctions(Hidden(), torch.randn(2, 4))
 
 
+@pytest.mark.filterwarnings("default")  # the compiler reads .grad of what it is given
 def test_compiled_graphs_are_refused():
     model = torch.compile(nn.Sequential(nn.Linear(4, 4)), backend="aot_eager")
     with pytest.raises(ValueError, match="force_eager"):

@@ -36,7 +36,7 @@ def test_both_are_the_double_loop(fast, slow, n):
 
 
 @pytest.mark.parametrize("function", [mean_cosine, correlation_R])
-@pytest.mark.parametrize("scale", [1e-12, 1e-150, 1e150])
+@pytest.mark.parametrize("scale", [1e-12, 1e-200, 1e200])
 def test_scale_does_not_matter(function, scale):
     g = rows()
     assert float(function(g * scale)) == pytest.approx(float(function(g)), rel=1e-12)

@@ -26,7 +26,9 @@ def test_the_folder_is_the_registry():
     assert {"gradient_correlation", "gradient_norm", "co_activation"} <= set(probes.names())
     for name in probes.names():
         assert getattr(probes, name).__name__ == name
-    with pytest.raises(AttributeError, match=r"There is no probe 'gradient'. The probes are: co_activation, "):
+    with pytest.raises(
+        AttributeError, match=r"There is no probe 'gradient'. The probes are: co_activation, "
+    ):
         probes.gradient  # noqa: B018
 
 

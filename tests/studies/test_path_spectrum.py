@@ -11,6 +11,7 @@ from networks import NETWORKS, Repeated, Residual, mlp
 from torch import nn
 
 from gradscope.gradients.paths import path_gradients
+from gradscope.nets import build, initialise
 from gradscope.problem import Problem
 from gradscope.studies.path_spectrum import path_spectrum
 
@@ -76,6 +77,20 @@ def test_identical_paths_are_as_coherent_as_they_are_many():
             assert lower * (1 - 1e-9) <= true <= upper * (1 + 1e-9)
     assert values(frame, "coherent_norm") == pytest.approx([comb(n, k) * a**k * head for k in range(n + 1)])
     assert set(frame[frame["quantity"] == "coherence"]["n"]) == {400}
+
+
+def test_batch_norm_chains_have_the_mean_length_of_stirling_numbers():
+    """T14: h + W N(h) with linear branches, gains 1/(1 + l): mean length H_{n+1} - 1 by squared path norms."""
+    n, lengths = 24, []
+    for seed in range(2):
+        model = build("residual_mlp", depth=n, width=192, outputs=1, normalise="batch", activation="linear")
+        initialise(model, "he", gain=1.0, seed=seed)
+        x = torch.randn(512, 192, generator=torch.Generator().manual_seed(seed))
+        problem = Problem(model, (x, torch.zeros(512)), loss=lambda o, _: o.sum(dim=1), batch_norm="frozen")
+        squares = [norm**2 for norm in values(path_spectrum(problem, draws=4), "incoherent_norm")]
+        lengths.append(sum(k * square for k, square in enumerate(squares)) / sum(squares))
+    expected = sum(1 / block for block in range(1, n + 2)) - 1
+    assert sum(lengths) / 2 == pytest.approx(expected, rel=0.05)
 
 
 def test_veits_product_is_an_upper_bound_of_what_arrives():

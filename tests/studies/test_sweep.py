@@ -106,7 +106,7 @@ def test_a_key_depends_on_all_that_the_numbers_depend_on(tmp_path, monkeypatch):
 
 def test_the_source_hash_reads_the_rooms_that_make_numbers():
     assert source_hash() == source_hash()
-    hashes = {source_hash(), source_hash("measures"), source_hash("nets"), source_hash("nets", "training.py")}
+    hashes = {source_hash(), source_hash("measures"), source_hash("nets"), source_hash("nets", "training")}
     assert len(hashes) == 4 and all(len(digest) == 64 for digest in hashes)
 
 
