@@ -22,7 +22,8 @@ def test_it_is_committed_without_outputs(path):
 # What Jupyter's own client warns of is not ours to mend.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
-def test_it_runs_and_shows_its_figures(path, tmp_path):
+def test_it_runs_and_shows_its_figures(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}

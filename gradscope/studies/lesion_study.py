@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradscope.instruments.batch_norm import batch_norm_layers, resolved
+from gradscope.instruments.calls import additions
 from gradscope.instruments.gates import bypass, lesion
 from gradscope.instruments.junctions import Junctions, trace
 from gradscope.instruments.quiet import left_as_found
@@ -22,7 +23,7 @@ from gradscope.progress import progress
 if TYPE_CHECKING:
     import pandas as pd
 
-Lesioned = Callable[[], AbstractContextManager[None]]
+Lesioned = Callable[[], AbstractContextManager[object]]
 
 
 def lesion_study(
@@ -190,7 +191,9 @@ class _Bench:
 
     def reference_rows(self) -> list[dict[str, Any]]:
         labels = {"junction": "", "kind": "", "index": -1, "deleted": 0, "draw": -1}
-        rows = [row | {"quantity": "intact_error"} for row in self.rows(nullcontext, **labels)]
+        # Additions are watched here too: torch takes another route through fused attention when they are.
+        watched = partial(additions, self.problem.model)
+        rows = [row | {"quantity": "intact_error"} for row in self.rows(watched, **labels)]
         chance = 1 - self.largest_class / self.images
         return [
             *rows,
