@@ -31,7 +31,9 @@ def test_it_runs_and_shows_its_figures(path, tmp_path, monkeypatch):
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
-        streams = [output for output in cell.outputs if output.output_type == "stream" and output.name == "stderr"]
+        streams = [
+            output for output in cell.outputs if output.output_type == "stream" and output.name == "stderr"
+        ]
         assert streams == [], cell.source
         shown = [output.data for output in cell.outputs if output.output_type == "execute_result"]
         assert shown, f"the cell shows nothing: {cell.source}"

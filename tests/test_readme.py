@@ -134,7 +134,9 @@ def test_the_two_commands_are_targets():
 
 
 def test_no_shell_line_is_left_out():
-    assert [line for line in SHELL if not line.startswith(("make ", "gradscope ", "python -m analyses."))] == []
+    assert [
+        line for line in SHELL if not line.startswith(("make ", "gradscope ", "python -m analyses."))
+    ] == []
 
 
 def test_links_lead_somewhere():
@@ -151,7 +153,11 @@ def table() -> list[str]:
 
 def test_every_quantity_of_the_package_is_in_the_table():
     named = re.compile(r'(?:"quantity": |_row\(|Readings\(|_exact\(|_banded\()"(\w+)"')
-    files = [file for room in ("probes", "studies", "curvature") for file in (ROOT / "gradscope" / room).rglob("*.py")]
+    files = [
+        file
+        for room in ("probes", "studies", "curvature")
+        for file in (ROOT / "gradscope" / room).rglob("*.py")
+    ]
     quantities = {name for file in files for name in named.findall(file.read_text(encoding="utf-8"))}
     assert len(quantities) > 25
     told = set(re.findall(r"`(\w+)`", "\n".join(table())))

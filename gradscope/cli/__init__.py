@@ -5,10 +5,13 @@ import sys
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 fine, 2 bad input, 130 interrupted)."""
-    from gradscope.cli.app import app
-
     try:
-        app(args=sys.argv[1:] if arguments is None else arguments, prog_name="gradscope")
-    except SystemExit as leaving:
-        return leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
-    return 0
+        from gradscope.cli.app import app
+        from gradscope.cli.errors import exit_code
+
+        asked = sys.argv[1:] if arguments is None else arguments
+        # Without a verb the help is shown, but nothing was done: the code is that of a wrong command.
+        return exit_code(app, asked, "gradscope") if asked else exit_code(app, ["--help"], "gradscope") or 2
+    except KeyboardInterrupt:
+        print("interrupted before anything was begun.", file=sys.stderr)
+        return 130

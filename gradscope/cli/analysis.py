@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradscope.cli.errors import one_line_errors
+from gradscope.cli.errors import exit_code, one_line_errors
 
 Presets = Mapping[str, Any]
 
@@ -49,4 +49,6 @@ def run(main: Callable[..., Any], presets: Presets) -> None:
             run_one(name, main, Settings(preset, data, data_root, several, out, workers, show=True))
 
     command.__doc__ = module.__doc__
-    typer.run(command)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    sys.exit(exit_code(app, sys.argv[1:], f"python -m analyses.{name}"))

@@ -2,8 +2,28 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
+
+import typer
+
+# Every refused option or command: newer versions of typer carry a parser of their own, which has no public name.
+REFUSED = cast(type[Exception], typer.BadParameter.__base__)
+
+
+def exit_code(app: typer.Typer, arguments: list[str], name: str) -> int:
+    """Run a command line; an option that is refused becomes one line, and its exit code is handed back."""
+    try:
+        return int(app(args=arguments, prog_name=name, standalone_mode=False) or 0)
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
+    except REFUSED as error:
+        refused: Any = error
+        asked = refused.ctx.command_path if refused.ctx is not None else name
+        print(f"error: {refused.format_message().rstrip('.')}. See {asked} --help.", file=sys.stderr)
+        return 2
 
 
 @contextmanager
@@ -13,7 +33,10 @@ def one_line_errors() -> Iterator[None]:
     `GRADSCOPE_DEBUG=1` in the environment shows the traceback instead.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            # joblib's word on an interruption; ours is the one line below.
+            warnings.filterwarnings("ignore", message=".*tasks which were still being processed")
+            yield
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept; the same command resumes.", file=sys.stderr)
         raise SystemExit(130) from None

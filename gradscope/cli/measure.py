@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from gradscope import figures
@@ -52,7 +53,7 @@ class Asked:
 
 def shattering(asked: Asked, source: str) -> None:
     """`gradscope shattering`."""
-    model, data = _prepared(asked)
+    model, data = _prepared(asked, labels=source == "loss")
     inputs, labels = data.test[0][: asked.examples], data.test[1][: asked.examples]
     frame = gradient_correlation((model, (inputs, labels)), source=source)
     drawn = where(frame, quantity="correlation_R")
@@ -69,13 +70,18 @@ def lesions(asked: Asked, sets: str, subsets: int) -> None:
         raise ValueError(
             f"--sets takes whole numbers separated by commas, such as 2,4,8, got {sets!r}."
         ) from None
+    without_branches = asked.model.partition(":")[0] in ("plain", "vgg", "plain_mlp")
+    if numbers and without_branches:
+        raise ValueError(
+            f"--sets closes residual branches together, and {asked.model} has none. Leave it out."
+        )
     model, data = _prepared(asked)
     problem = Problem(model, (data.test[0][: asked.examples], data.test[1][: asked.examples]))
     calibration = data.train[0][:512]
     # Fresh batch-norm statistics normalise nothing, so an untrained network gets those of training images.
     fresh = any(layer.num_batches_tracked == 0 for layer in batch_norm_layers(model))
     with recalibrated(model, [calibration]) if fresh else nullcontext():
-        if asked.model.partition(":")[0] in ("plain", "vgg", "plain_mlp"):
+        if without_branches:
             frame = layer_lesion_study(problem, calibration=calibration)
         else:
             frame = lesion_study(
@@ -119,10 +125,12 @@ def model_from(text: str, data: DataSet, seed: int) -> nn.Module:
     name, _, rest = text.partition(":")
     if name in names():
         options = dict(_option(part) for part in rest.split(",") if part)
+        if "seed" in options:
+            raise ValueError("The seed is an option of the command, not of the network: write --seed.")
         signature = FAMILIES[name].__code__.co_varnames
         options = _suiting(data, signature) | options
         return build(name, seed=seed, **options)
-    if not rest:
+    if not rest or "=" in rest:
         raise ValueError(
             f"There is no network called {text!r}. Known are {', '.join(names())}; your own is named "
             "package.module:factory."
@@ -136,7 +144,13 @@ def model_from(text: str, data: DataSet, seed: int) -> nn.Module:
         raise ValueError(
             f"--model {text} cannot be imported: {error}. Write package.module:factory."
         ) from error
-    model = factory()
+    try:
+        # Weights are drawn anew with every call, so that without a seed no two runs would agree.
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = factory()
+    except Exception as error:
+        raise ValueError(f"--model {text} raised {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"--model {text} returned {type(model).__name__}, but an nn.Module is needed.")
     return model
@@ -167,10 +181,12 @@ def _option(part: str) -> tuple[str, Any]:
     return key.strip(), words.get(value.strip().lower(), value.strip())
 
 
-def _prepared(asked: Asked) -> tuple[nn.Module, DataSet]:
+def _prepared(asked: Asked, *, labels: bool = True) -> tuple[nn.Module, DataSet]:
+    """The network, with its weights or trained, and the data; `labels` tells whether the classes are used."""
     check_writable(asked.out)
     data = asked.data_set()
     model = model_from(asked.model, data, asked.seed)
+    _check_fits(asked.model, model, data, labels or asked.epochs > 0)
     if asked.weights is not None:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -185,6 +201,22 @@ def _prepared(asked: Asked) -> tuple[nn.Module, DataSet]:
     return model, data
 
 
+def _check_fits(text: str, model: nn.Module, data: DataSet, labels: bool) -> None:
+    """Two images through the network, so that a wrong shape is told before anything long begins."""
+    problem = Problem(model, data.test[0][:2])
+    shape = list(data.test[0].shape[1:])
+    try:
+        with problem.prepared(), torch.no_grad():
+            output = problem.outputs(problem.first_batch()[0])
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise ValueError(f"--model {text} does not take images {shape} of {data.name}: {error}") from error
+    if labels and (output.ndim != 2 or output.shape[1] < data.classes):
+        raise ValueError(
+            f"--model {text} gives {list(output.shape[1:])} numbers for an image, but {data.name} has "
+            f"{data.classes} classes: one logit for each is needed."
+        )
+
+
 def _kept(asked: Asked, frame: "pd.DataFrame", data: DataSet, **pictures: "Figure") -> None:
     facts = provenance(
         {"model": asked.model, "epochs": asked.epochs, "examples": asked.examples},
@@ -193,5 +225,12 @@ def _kept(asked: Asked, frame: "pd.DataFrame", data: DataSet, **pictures: "Figur
     )
     labelled = frame.assign(model=asked.model, seed=asked.seed)
     folder = keep(asked.out, labelled, "readings", facts, **pictures)
-    print(frame.to_string(max_rows=40, max_cols=12))
+    print(_legible(frame).to_string(index=False, max_rows=40, max_cols=12))
     print(folder)
+
+
+def _legible(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """What differs from row to row, for a terminal; the files hold every column and every row."""
+    rows = frame[frame["quantity"] != "spectral_density"]
+    told = ["quantity", "value"]
+    return rows[[name for name in rows.columns if name in told or rows[name].nunique(dropna=False) > 1]]

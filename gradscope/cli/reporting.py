@@ -34,15 +34,16 @@ def run_one(name: str, main: Callable[[Settings], Section], settings: Settings) 
 
 def run_all(settings: Settings) -> Path:
     """The main job: all analyses, one report `<out>/index.html`; returns its path."""
+    modules = {name: analysis_module(name) for name in ANALYSES}
+    for module in modules.values():
+        if settings.preset not in module.PRESETS:
+            raise ValueError(f"preset is one of {', '.join(module.PRESETS)}, got {settings.preset!r}.")
     check_writable(settings.out)
     announce_cost(settings)
     sections, durations = [], {}
-    for name in ANALYSES:
+    for name, module in modules.items():
         print(f"== {name}", file=sys.stderr, flush=True)
         began = time.perf_counter()
-        module = analysis_module(name)
-        if settings.preset not in module.PRESETS:
-            raise ValueError(f"preset is one of {', '.join(module.PRESETS)}, got {settings.preset!r}.")
         sections.append(module.main(settings))
         durations[name] = time.perf_counter() - began
     facts = provenance_of(settings, durations)
@@ -64,16 +65,19 @@ def analysis_module(name: str) -> Any:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder now, so that hours of work do not end in a refusal.
+    """Try the folder now, so that hours of work do not end in a refusal; leaves nothing behind.
 
     Raises:
         OSError: It cannot be made or written to.
     """
     try:
+        missing = [one for one in (folder, *folder.parents) if not one.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"
         probe.touch()
         probe.unlink()
+        for one in missing:
+            one.rmdir()
     except OSError as error:
         raise OSError(
             f"Cannot write to {folder} ({error.strerror}). Pass another folder with --out."

@@ -78,7 +78,7 @@ def spectral_density(
             if np.isfinite(width):
                 axis.axvspan(-width, width, color=GREY, alpha=0.18, linewidth=0, label="resolution")
             axis.set_title("" if group is None else str(group))
-            axis.set_xlabel(x_label if axis is axes[-1] else "")
+            axis.set_xlabel(f"{x_label}\nlogarithmic outside the shaded middle" if axis is axes[-1] else "")
             note_left_out(axis, left_out, len(density))
         legend_below(figure, axes, ax)
         label_y(figure, axes, y_label, ax)

@@ -63,7 +63,9 @@ def path_lengths(
     lowest = floor * top if y_scale == "log" else -np.inf
     states = levels(frame, "state")
     with house_style():
-        figure, axes = canvas(ax, len(states), columns=1, height=2.4, share_x=True)
+        figure, axes = canvas(
+            ax, len(states), columns=1, height=2.4 if len(states) > 1 else 3.2, share_x=True
+        )
         for axis, state in zip(axes, states, strict=True):
             rows = shown[shown["state"] == state].sort_values("path_length")
             counts = rows[rows["quantity"] == COUNTS]

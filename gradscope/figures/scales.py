@@ -54,13 +54,15 @@ def symmetric_logarithmic(axis: Axes, linear: float, extent: tuple[float, float]
         extent: Smallest and largest value to show.
     """
     axis.set_xscale("symlog", linthresh=linear, linscale=0.6)
-    first = math.ceil(math.log10(linear) - 1e-9)
-    last = max(first, math.floor(math.log10(max(abs(extent[0]), abs(extent[1]), linear))))
-    stride = max(1, math.ceil(2 * (last - first + 1) / (TICKS - 2)))
-    powers = 10.0 ** np.arange(last, first - 1, -stride)
-    ticks = np.concatenate([-powers, [0.0], powers[::-1]])
-    axis.xaxis.set_major_locator(
-        FixedLocator(list(ticks[(ticks >= 1.5 * extent[0]) & (ticks <= 1.5 * extent[1])]))
-    )
+    largest = max(abs(extent[0]), abs(extent[1]), linear)
+    first, last = math.floor(math.log10(linear)), math.ceil(math.log10(largest))
+    for steps, stride in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3), ((1,), 4)):
+        sizes = [step * 10.0**power for power in range(last, first - 1, -stride) for step in steps]
+        outside = sorted({size for size in sizes if linear * (1 - 1e-9) <= size <= largest})
+        ticks = np.array([*(-size for size in reversed(outside)), 0.0, *outside])
+        ticks = ticks[(ticks >= extent[0]) & (ticks <= extent[1])]
+        if len(ticks) <= TICKS:
+            break
+    axis.xaxis.set_major_locator(FixedLocator(list(ticks)))
     axis.xaxis.set_minor_locator(FixedLocator([]))
     axis.xaxis.set_major_formatter(FuncFormatter(plain_number))

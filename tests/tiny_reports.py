@@ -1,0 +1,56 @@
+"""The four analyses at a size that a test can wait for: a few images, the smallest networks, two seeds."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from analyses import conditioning, lesions, paths, shattering
+from gradscope.data import DataSet, digits
+from gradscope.studies import settings as settings_module
+from gradscope.studies import shattering as shattering_cells
+from gradscope.studies.settings import Settings
+
+ANALYSES = {"shattering": shattering, "lesions": lesions, "paths": paths, "conditioning": conditioning}
+
+# The depths that claims name must be there: 4, 2 and 12 layers, traces of 2, 24 and 50.
+TINY = {
+    "shattering": shattering.Preset(
+        depths=(1, 4), trace_layers=(2, 24, 50), draws_per_seed=1, layers=8, epochs=1
+    ),
+    "lesions": lesions.Preset(
+        layers=8, epochs=1, plain_layers=7, sets=(1, 2), subsets=2, calibration=64, images=64
+    ),
+    "paths": paths.Preset(layers=8, epochs=1, images=4, draws=2),
+    "conditioning": conditioning.Preset(layers=(2, 4, 6), trained_layers=8, epochs=1, images=16, steps=6),
+}
+
+
+def few_digits() -> DataSet:
+    """192 images to train and 64 to test with."""
+    whole = digits()
+    return DataSet(
+        "digits",
+        (whole.train[0][:192], whole.train[1][:192]),
+        (whole.test[0][:64], whole.test[1][:64]),
+        whole.classes,
+    )
+
+
+@contextmanager
+def tiny_analyses() -> Iterator[None]:
+    """Inside, every analysis has a preset `tiny`, and `digits` are few."""
+    few = few_digits()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings_module, "digits", lambda: few)
+        patch.setattr(shattering_cells, "WIDTH", 16)
+        patch.setattr(shattering_cells, "EXAMPLES", 16)
+        for name, module in ANALYSES.items():
+            patch.setitem(module.PRESETS, "tiny", TINY[name])
+        yield
+
+
+def tiny(out: Path, **more: object) -> Settings:
+    """Settings of a tiny run in this process."""
+    return Settings(**{"preset": "tiny", "seeds": (0, 1), "out": out, "workers": 1, "show": False, **more})
