@@ -1,7 +1,7 @@
 # Two commands: `make report` and `make test`. Each installs what it needs on its first call.
 .DEFAULT_GOAL := report
 .DELETE_ON_ERROR:
-.PHONY: report test test-all check example clean
+.PHONY: report test test-all check example verdicts clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -51,8 +51,13 @@ check: $(VENV)/.deps-ok
 
 # The small committed report whose picture the README shows.
 example: $(VENV)/.deps-ok
-	@"$(BIN)/python" -m gradscope report --preset quick --example --out reports/example
+	@"$(BIN)/python" -m gradscope report --preset quick --out reports --example reports/example
 	@echo "example: $(CURDIR)/reports/example"
+
+# The same claims over ten other seeds, laid beside the report's in docs/verdicts.md.
+verdicts: report
+	@"$(BIN)/python" -m gradscope report --preset quick --first-seed 100 --seeds 10 --out reports/other-seeds
+	@"$(BIN)/python" tests/record_verdicts.py reports reports/other-seeds
 
 # Everything made here except the reports, which may have taken hours.
 clean:
