@@ -112,15 +112,19 @@ def claims(linear: pd.DataFrame, order: pd.DataFrame, deep: int) -> dict[tuple[s
         ("H2", "growth"): largest.groupby("seed")[["layers", "value"]].apply(_straightness),
         ("H3", "flat"): worst("largest_entry"),
         ("H3", "order"): per_seed(order, quantity="order"),
-        ("H4", ""): negative["value"],
+        ("H4", ""): negative.groupby("seed")["value"].agg(_farthest_from_half),
         ("H5", "Xavier"): growth("plain, Xavier"),
         ("H5", "orthogonal"): growth("plain, orthogonal"),
     }
 
 
+def _farthest_from_half(shares: pd.Series) -> float:
+    """The share, of those at all depths of one seed, that is the least like one half."""
+    return float(shares.iloc[int((shares - 0.5).abs().argmax())])
+
+
 def _straightness(rows: pd.DataFrame) -> float:
-    """Increase per layer over the deeper half of the depths, over that over the shallower half: 1 for a "
-    "line."""
+    """Increase per layer over the deeper half of the depths over that over the shallower: 1 for a line."""
     line = rows.set_index("layers")["value"].sort_index()
     first, middle, last = line.index[0], line.index[len(line) // 2], line.index[-1]
     return float(

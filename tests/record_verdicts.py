@@ -32,7 +32,8 @@ def page(one: pd.DataFrame, other: pd.DataFrame, seeds: tuple[list[int], list[in
     lines = [
         "# The verdicts over other seeds",
         "",
-        f"The quick report was made twice, with seeds {ranges[0]} and with seeds {ranges[1]}; the second time on {date}. {told}",
+        f"The quick report was made twice, with seeds {ranges[0]} and with seeds {ranges[1]}; the second time on",
+        f"{date}. {told}",
         "Measured values are means over seeds with their 95 % interval; for exact claims, the largest deviation.",
         "`make verdicts` makes this page.",
         "",

@@ -1,20 +1,23 @@
 """The four analyses at a size that a test can wait for: a few images, the smallest networks, two seeds."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from analyses import conditioning, lesions, paths, shattering
 from gradscope.data import DataSet, digits
+from gradscope.report import Section
 from gradscope.studies import settings as settings_module
 from gradscope.studies import shattering as shattering_cells
 from gradscope.studies.settings import Settings
 
 ANALYSES = {"shattering": shattering, "lesions": lesions, "paths": paths, "conditioning": conditioning}
 
-# The depths that claims name must be there: 4, 2 and 12 layers, traces of 2, 24 and 50.
+# The depths that claims name must be there: 4 layers, traces of 2, 24 and 50, and Hessians of 2 and two more.
 TINY = {
     "shattering": shattering.Preset(
         depths=(1, 4), trace_layers=(2, 24, 50), draws_per_seed=1, layers=8, epochs=1
@@ -23,7 +26,7 @@ TINY = {
         layers=8, epochs=1, plain_layers=7, sets=(1, 2), subsets=2, calibration=64, images=64
     ),
     "paths": paths.Preset(layers=8, epochs=1, images=4, draws=2),
-    "conditioning": conditioning.Preset(layers=(2, 4, 6), trained_layers=8, epochs=1, images=16, steps=6),
+    "conditioning": conditioning.Preset(layers=(2, 3, 4), trained_layers=8, epochs=1, images=16, steps=6),
 }
 
 
@@ -54,3 +57,11 @@ def tiny_analyses() -> Iterator[None]:
 def tiny(out: Path, **more: object) -> Settings:
     """Settings of a tiny run in this process."""
     return Settings(**{"preset": "tiny", "seeds": (0, 1), "out": out, "workers": 1, "show": False, **more})
+
+
+@cache
+def first_run() -> tuple[tempfile.TemporaryDirectory, dict[str, Section]]:
+    """The folder of one tiny run and its sections; run once a process, removed at its end."""
+    folder = tempfile.TemporaryDirectory()
+    with tiny_analyses():
+        return folder, {name: module.main(tiny(Path(folder.name))) for name, module in ANALYSES.items()}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradscope.cli.errors import exit_code, one_line_errors
+from gradscope.cli.errors import exit_code, hear_termination, one_line_errors
 
 Presets = Mapping[str, Any]
 
@@ -51,4 +51,5 @@ def run(main: Callable[..., Any], presets: Presets) -> None:
     command.__doc__ = module.__doc__
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
+    hear_termination()
     sys.exit(exit_code(app, sys.argv[1:], f"python -m analyses.{name}"))

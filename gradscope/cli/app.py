@@ -59,14 +59,15 @@ def report(
 ) -> None:
     """Re-test the papers' claims: train, probe, judge, and write one self-contained report."""
     with one_line_errors():
+        from gradscope.cli.example import check_replaceable, write_example
         from gradscope.cli.reporting import run_all
         from gradscope.studies.settings import Settings
 
+        if example is not None:
+            check_replaceable(example)
         several = tuple(range(first_seed, first_seed + seeds))
         run_all(Settings(preset, data, data_root, several, out, workers, show=True))
         if example is not None:
-            from gradscope.cli.example import write_example
-
             print(write_example(out, example))
 
 

@@ -1,8 +1,8 @@
 """Bad input ends in one line and a non-zero exit, an interruption in 130; a bug keeps its traceback."""
 
 import os
+import signal
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -11,6 +11,11 @@ import typer
 
 # Every refused option or command: newer versions of typer carry a parser of their own, which has no public name.
 REFUSED = cast(type[Exception], typer.BadParameter.__base__)
+
+
+def hear_termination() -> None:
+    """Let SIGTERM end the command as Ctrl-C does; otherwise the processes of a sweep would outlive it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def exit_code(app: typer.Typer, arguments: list[str], name: str) -> int:
@@ -33,10 +38,7 @@ def one_line_errors() -> Iterator[None]:
     `GRADSCOPE_DEBUG=1` in the environment shows the traceback instead.
     """
     try:
-        with warnings.catch_warnings():
-            # joblib's word on an interruption; ours is the one line below.
-            warnings.filterwarnings("ignore", message=".*tasks which were still being processed")
-            yield
+        yield
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept; the same command resumes.", file=sys.stderr)
         raise SystemExit(130) from None

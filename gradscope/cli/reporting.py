@@ -1,6 +1,5 @@
 """Running analyses and writing what they found: one page for each, or all on one."""
 
-import importlib
 import os
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from gradscope.cli.cost import announce_cost
+from gradscope.cli.modules import analysis_module
 from gradscope.report import Section, provenance, render
 from gradscope.report.verdicts import VERDICTS
 from gradscope.studies.settings import Settings
@@ -52,16 +52,6 @@ def run_all(settings: Settings) -> Path:
         print(verdict_lines(section))
     print(page)
     return page
-
-
-def analysis_module(name: str) -> Any:
-    """An analysis by name: `gradscope.analyses.<name>` of the wheel, or `analyses.<name>` of a checkout."""
-    try:
-        return importlib.import_module(f"gradscope.analyses.{name}")
-    except ModuleNotFoundError as error:
-        if not str(error.name).startswith("gradscope.analyses"):
-            raise
-        return importlib.import_module(f"analyses.{name}")
 
 
 def check_writable(folder: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache as remembered
 from pathlib import Path
@@ -102,7 +103,11 @@ def _computed(
         return
     from joblib import Parallel, delayed, parallel_config
 
-    with parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1):
+    with parallel_config(backend="loky", n_jobs=workers, inner_max_num_threads=1), warnings.catch_warnings():
+        # Workers that have grown are replaced between cells, and unfinished cells are given up when one
+        # fails: both are meant, and neither loses a finished cell.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+        warnings.filterwarnings("ignore", message=".*tasks which were still being processed")
         calls = (delayed(_cell)(study, conditions[place], constants, place, paths[place]) for place in places)
         yield from Parallel(return_as="generator_unordered", batch_size=1)(calls)
 

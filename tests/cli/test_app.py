@@ -1,0 +1,78 @@
+"""What the command says of itself, and what it says before a long run."""
+
+import dataclasses
+import re
+
+import pytest
+from tiny_reports import few_digits, tiny_analyses
+
+from analyses import lesions
+from gradscope.cli import main
+from gradscope.cli.cost import estimated_minutes
+from gradscope.data import DataSet
+from gradscope.nets import names
+from gradscope.studies import settings as settings_module
+from gradscope.studies.settings import Settings
+from gradscope.version import __version__
+
+VERBS = ["report", "shattering", "lesions", "paths", "curvature", "nets"]
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gradscope {__version__}\n"
+
+
+def test_help_names_every_verb(capsys):
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(re.search(rf"\b{verb}\b", told) for verb in VERBS)
+
+
+def test_no_verb_is_help_and_a_wrong_command(capsys):
+    assert main([]) == 2
+    assert "Usage: gradscope" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert f"gradscope {verb}" in told and len(told.splitlines()) > 5
+
+
+def test_nets_lists_every_network_with_its_options(capsys):
+    assert main(["nets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("(")[0] for line in lines[::2]] == names()
+    assert "depth: int = 20" in lines[2 * names().index("resnet")]
+    assert all(line.startswith("    ") and line.endswith(".") for line in lines[1::2])
+
+
+def test_a_larger_data_set_says_its_cost_first(tmp_path, monkeypatch, capsys):
+    few = few_digits()
+    folder = tmp_path / "cifar"
+    larger = DataSet("cifar10", (few.train[0].expand(-1, 3, 8, 8), few.train[1]), few.test, 10)
+    asked = ["report", "--preset", "tiny", "--data", "cifar10", "--data-root", str(folder), "--seeds", "2"]
+    with tiny_analyses():
+        monkeypatch.setattr(settings_module, "cifar10", lambda root: larger)
+        monkeypatch.setattr("gradscope.cli.reporting.ANALYSES", ())
+        monkeypatch.setattr("gradscope.cli.reporting.render", lambda *_, **__: tmp_path / "index.html")
+        assert main([*asked, "--out", str(tmp_path)]) == 0
+        first = capsys.readouterr().err.splitlines()[0]
+        assert re.match(r"estimated cost: about \d+ min .* for preset tiny on cifar10 with 2 seeds", first)
+
+
+def test_the_estimate_grows_with_the_work():
+    few, settings = few_digits(), Settings(seeds=(0, 1), workers=1)
+    small = lesions.Preset(layers=8, epochs=2, sets=(1,), subsets=1, calibration=64, images=64)
+    large = dataclasses.replace(small, epochs=200)
+    assert estimated_minutes(settings, large, few) > 5 * estimated_minutes(settings, small, few) > 0
+
+
+def test_the_embedded_digits_need_no_warning(tmp_path, monkeypatch, capsys):
+    with tiny_analyses():
+        monkeypatch.setattr("gradscope.cli.reporting.ANALYSES", ())
+        monkeypatch.setattr("gradscope.cli.reporting.render", lambda *_, **__: tmp_path / "index.html")
+        assert main(["report", "--preset", "tiny", "--out", str(tmp_path)]) == 0
+    assert "cost" not in capsys.readouterr().err

@@ -1,0 +1,147 @@
+"""The verbs that look at one network: the functions' own numbers, kept with their figure and provenance."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_reports import few_digits
+
+import gradscope as gs
+from gradscope.cli import main
+from gradscope.instruments.recalibrate import recalibrated
+from gradscope.studies import settings as settings_module
+from gradscope.studies.lesion_study import layer_lesion_study
+
+FACTORY = """
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(12, 12)
+
+    def forward(self, x):
+        return x + self.inner(x).relu()
+
+def residual():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), Block(), Block(), nn.Linear(12, 10))
+"""
+SMALL = "resnet:depth=8,width=4"
+DATA = few_digits()
+IMAGES = DATA.test[0][:16], DATA.test[1][:16]
+
+
+def small(seed: int = 3) -> torch.nn.Module:
+    return gs.nets.build("resnet", depth=8, width=4, channels=1, classes=10, seed=seed)
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch):
+    monkeypatch.setattr(settings_module, "digits", lambda: DATA)
+
+
+@pytest.fixture
+def factory(tmp_path, monkeypatch):
+    (tmp_path / "my_networks.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "my_networks:residual"
+
+
+def run(verb: str, out: Path, *options: str, model: str = SMALL, seed: int = 3) -> pd.DataFrame:
+    """The frame that a verb keeps."""
+    asked = ["--model", model, "--examples", "16", "--seed", str(seed), "--out", str(out)]
+    assert main([verb, *asked, *options]) == 0
+    return pd.read_parquet(out / "readings.parquet")
+
+
+def assert_same(kept: pd.DataFrame, computed: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(kept[computed.columns], computed, check_exact=True, check_dtype=False)
+
+
+def test_shattering_is_gradient_correlation(tmp_path):
+    assert_same(run("shattering", tmp_path), gs.gradient_correlation((small(), IMAGES)))
+    by_loss = gs.gradient_correlation((small(), IMAGES), source="loss")
+    assert_same(run("shattering", tmp_path, "--source", "loss"), by_loss)
+
+
+def test_paths_is_path_spectrum(tmp_path):
+    computed = gs.path_spectrum((small(), IMAGES), draws=2, seed=3)
+    assert_same(run("paths", tmp_path, "--draws", "2"), computed)
+
+
+def test_curvature_is_extreme_eigenvalues_and_density(tmp_path):
+    with gs.hessian((small(), (DATA.train[0][:16], DATA.train[1][:16]))) as operator:
+        extremes = gs.extreme_eigenvalues(operator, 2)
+        density = gs.spectral_density(operator, probes=2, steps=8)
+    computed = pd.concat([extremes, density], ignore_index=True)
+    assert_same(run("curvature", tmp_path, "--k", "2", "--steps", "8"), computed)
+
+
+def test_lesions_is_lesion_study_after_calibration(tmp_path):
+    model = small()
+    with recalibrated(model, [DATA.train[0][:512]]):
+        computed = gs.lesion_study(
+            (model, IMAGES), sets=[1, 2], subsets=2, calibration=DATA.train[0][:512], seed=3
+        )
+    assert_same(run("lesions", tmp_path, "--sets", "1,2", "--subsets", "2"), computed)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"single.png", "sets.png"}
+
+
+def test_in_a_plain_network_layers_are_replaced(tmp_path):
+    kept = run("lesions", tmp_path, model="vgg:depth=7,width=4")
+    assert set(kept["kind"]) == {"", "layer"} and "skipped" in set(kept["status"])
+    model = gs.nets.build("vgg", depth=7, width=4, channels=1, seed=3)
+    with recalibrated(model, [DATA.train[0][:512]]):
+        assert_same(kept, layer_lesion_study((model, IMAGES), calibration=DATA.train[0][:512]))
+
+
+def test_epochs_trains_first(tmp_path):
+    model = small()
+    gs.fit(model, DATA, epochs=1, seed=3)
+    assert_same(run("shattering", tmp_path, "--epochs", "1"), gs.gradient_correlation((model, IMAGES)))
+
+
+def test_weights_come_from_a_file(tmp_path):
+    save_file(small(seed=7).state_dict(), tmp_path / "weights.safetensors")
+    kept = run("shattering", tmp_path / "out", "--weights", str(tmp_path / "weights.safetensors"))
+    assert kept["value"].tolist() != gs.gradient_correlation((small(), IMAGES))["value"].tolist()
+    assert_same(kept, gs.gradient_correlation((small(seed=7).eval(), IMAGES)))
+
+
+@pytest.mark.parametrize("verb", ["shattering", "lesions", "paths", "curvature"])
+def test_a_network_of_ones_own(tmp_path, factory, verb, capsys):
+    options = {"curvature": ["--k", "1", "--steps", "4"], "lesions": ["--sets", "1"]}.get(verb, [])
+    first = run(verb, tmp_path / "one", *options, model=factory)
+    told = capsys.readouterr()
+    assert "importing my_networks and calling residual()" in told.err
+    assert told.out.splitlines()[-1] == str(tmp_path / "one") and "value" in told.out.splitlines()[0].split()
+    # Its weights are drawn with every call: the seed fixes them, and leaves torch's generator alone.
+    torch.manual_seed(5)
+    second = run(verb, tmp_path / "two", *options, model=factory)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(1))
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+    other = run(verb, tmp_path / "three", *options, model=factory, seed=4)
+    assert first["value"].tolist() != other["value"].tolist()
+    names = {path.suffix for path in (tmp_path / "one").iterdir()}
+    assert names == {".parquet", ".csv", ".json", ".png", ".svg"}
+
+
+def test_what_is_kept_says_where_it_comes_from(tmp_path):
+    kept = run("paths", tmp_path)
+    assert set(kept["model"]) == {SMALL} and set(kept["seed"]) == {3}
+    facts = json.loads((tmp_path / "provenance.json").read_text())
+    assert facts["seeds"] == [3] and facts["configuration"]["model"] == SMALL
+    assert facts["data"] == {"name": "digits", "sha256": DATA.sha256}
+    assert str(tmp_path) not in json.dumps(facts)
+
+
+def test_the_terminal_shows_the_values(tmp_path, capsys):
+    kept = run("curvature", tmp_path, "--k", "1", "--steps", "4")
+    told = capsys.readouterr().out
+    assert f"{kept['value'][0]:.6f}" in told and "spectral_density" not in told
