@@ -70,7 +70,9 @@ def main(settings: Settings) -> Section:
     layers = gs.sweep(
         cells.layer_correlation, gs.grid(**states, **trained), key=key, constants=folders, **options
     )
-    told = dict.fromkeys(("S1", "S2", "S3", "S4"), f"{settings.preset}; 256 units, 128 Gaussian inputs, float32")
+    told = dict.fromkeys(
+        ("S1", "S2", "S3", "S4"), f"{settings.preset}; 256 units, 128 Gaussian inputs, float32"
+    )
     told |= {"S6": f"{settings.preset}; 200 units, 256 points on [-2, 2], float64"}
     told |= {"S11": f"{settings.preset}; 64 CReLU units, {max(size.depths)} layers, float64"}
     return Section(
@@ -192,7 +194,7 @@ def pictures(
         Picture(
             "layers",
             gs.figures.correlation_against_depth(
-                by_layer, y_scale="linear", x_label="convolution (order of running)"
+                by_layer, x_scale="linear", y_scale="linear", x_label="convolution (order of running)"
             ),
             f"R at the output of every convolution of networks of {size.layers} layers on real images, "
             "before and after training. Shallow layers are on the left: what is lost there has been lost "

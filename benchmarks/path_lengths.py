@@ -46,7 +46,9 @@ def cpu(function) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--depth", type=int, default=110)
@@ -67,9 +69,13 @@ def main() -> None:
             ratios["delay line, all lengths"].append(cpu(paths.graded) / limit)
             draws = cpu(lambda: [sampled(paths, k, generator) for k in range(blocks + 1)])
             ratios["sampling, one path a length"].append(draws / limit)
-        print(f"one backward pass: {statistics.median(seconds):.3f} CPU s; limit {(blocks + 1) / 2:.1f} passes")
+        print(
+            f"one backward pass: {statistics.median(seconds):.3f} CPU s; limit {(blocks + 1) / 2:.1f} passes"
+        )
         for name, values in ratios.items():
-            print(f"{name:<30}{statistics.median(values):>7.2f} x limit  ({min(values):.2f} to {max(values):.2f})")
+            print(
+                f"{name:<30}{statistics.median(values):>7.2f} x limit  ({min(values):.2f} to {max(values):.2f})"
+            )
         for length in (1, 5, 10, 20):
             if length <= blocks:
                 error = (sampled(paths, length, generator) - exact[length]).norm() / exact[length].norm()

@@ -27,7 +27,11 @@ def page(one: pd.DataFrame, other: pd.DataFrame, seeds: tuple[list[int], list[in
         raise ValueError("The two reports judge different claims. Make both with the same version.")
     differing = both[both["verdict"] != both["verdict_other"]]
     names = ", ".join(f"{row['claim_id']} {row['part']}".strip() for _, row in differing.iterrows())
-    told = f"{len(differing)} of {len(both)} verdicts differ: {names}." if names else f"All {len(both)} verdicts agree."
+    told = (
+        f"{len(differing)} of {len(both)} verdicts differ: {names}."
+        if names
+        else f"All {len(both)} verdicts agree."
+    )
     ranges = [f"{min(s)} to {max(s)}" for s in seeds]
     lines = [
         "# The verdicts over other seeds",
@@ -41,7 +45,9 @@ def page(one: pd.DataFrame, other: pd.DataFrame, seeds: tuple[list[int], list[in
         "|---|---|---|---|---|---|---|",
     ]
     for _, row in both.iterrows():
-        second = row[[c for c in both.columns if c.endswith("_other")]].rename(lambda c: c.removesuffix("_other"))
+        second = row[[c for c in both.columns if c.endswith("_other")]].rename(
+            lambda c: c.removesuffix("_other")
+        )
         agree = "yes" if row["verdict"] == second["verdict"] else "**no**"
         cells = [
             *(f"{row['claim_id']} {row['part']}".strip(), row["criterion"]),

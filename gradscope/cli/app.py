@@ -103,6 +103,9 @@ def lesions(
     seed: Seed = 0,
     sets: Annotated[str, typer.Option(help="Numbers of branches to close together, such as 2,4,8.")] = "",
     subsets: Annotated[int, typer.Option(min=1, help="Random sets for each number.")] = 10,
+    layers: Annotated[
+        str, typer.Option(help="Replace these layers of a plain network instead: features.*")
+    ] = "",
     out: Out = Path("reports/lesions-of-model"),
 ) -> None:
     """Error after closing each residual branch, and random sets of them."""
@@ -110,7 +113,7 @@ def lesions(
         from gradscope.cli import measure
 
         asked = measure.Asked(model, data, data_root, weights, epochs, examples, seed, out)
-        measure.lesions(asked, sets, subsets)
+        measure.lesions(asked, sets, subsets, layers)
 
 
 @app.command()

@@ -45,7 +45,9 @@ def one_line_errors() -> Iterator[None]:
     except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
         if os.environ.get("GRADSCOPE_DEBUG"):
             raise
-        print(f"error: {_told(error)}", file=sys.stderr)
+        # A RuntimeError may be a defect of ours as well as bad input.
+        hint = " GRADSCOPE_DEBUG=1 shows where." if isinstance(error, RuntimeError) else ""
+        print(f"error: {_told(error)}{hint}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -57,23 +57,29 @@ def shattering(asked: Asked, source: str) -> None:
     inputs, labels = data.test[0][: asked.examples], data.test[1][: asked.examples]
     frame = gradient_correlation((model, (inputs, labels)), source=source)
     drawn = where(frame, quantity="correlation_R")
-    drawn = drawn.assign(family=asked.model)[drawn["depth"] > 0]
-    picture = figures.correlation_against_depth(drawn, y_scale="linear", x_label="layer (order of running)")
+    picture = figures.correlation_against_depth(
+        drawn.assign(family=asked.model),
+        x_scale="linear",
+        y_scale="linear",
+        x_label="layer (order of running; 0 is the input)",
+    )
     _kept(asked, frame, data, correlation=picture)
 
 
-def lesions(asked: Asked, sets: str, subsets: int) -> None:
-    """`gradscope lesions`; a plain network's layers are replaced by the identity instead."""
+def lesions(asked: Asked, sets: str, subsets: int, layers: str) -> None:
+    """`gradscope lesions`; with `layers`, or for a plain network of ours, layers become the identity instead."""
     try:
         numbers = [int(part) for part in sets.split(",") if part.strip()]
     except ValueError:
         raise ValueError(
             f"--sets takes whole numbers separated by commas, such as 2,4,8, got {sets!r}."
         ) from None
-    without_branches = asked.model.partition(":")[0] in ("plain", "vgg", "plain_mlp")
-    if numbers and without_branches:
+    if not layers and asked.model.partition(":")[0] in ("plain", "vgg", "plain_mlp"):
+        layers = "blocks.*"
+    if numbers and layers:
         raise ValueError(
-            f"--sets closes residual branches together, and {asked.model} has none. Leave it out."
+            f"--sets closes residual branches together, but layers ({layers}) are replaced one at a time. "
+            "Leave one of the two out."
         )
     model, data = _prepared(asked)
     problem = Problem(model, (data.test[0][: asked.examples], data.test[1][: asked.examples]))
@@ -81,8 +87,8 @@ def lesions(asked: Asked, sets: str, subsets: int) -> None:
     # Fresh batch-norm statistics normalise nothing, so an untrained network gets those of training images.
     fresh = any(layer.num_batches_tracked == 0 for layer in batch_norm_layers(model))
     with recalibrated(model, [calibration]) if fresh else nullcontext():
-        if without_branches:
-            frame = layer_lesion_study(problem, calibration=calibration)
+        if layers:
+            frame = layer_lesion_study(problem, at=layers, calibration=calibration)
         else:
             frame = lesion_study(
                 problem, sets=numbers, subsets=subsets, calibration=calibration, seed=asked.seed
@@ -219,7 +225,12 @@ def _check_fits(text: str, model: nn.Module, data: DataSet, labels: bool) -> Non
 
 def _kept(asked: Asked, frame: "pd.DataFrame", data: DataSet, **pictures: "Figure") -> None:
     facts = provenance(
-        {"model": asked.model, "epochs": asked.epochs, "examples": asked.examples},
+        {
+            "model": asked.model,
+            "epochs": asked.epochs,
+            "examples": asked.examples,
+            "test_images": len(data.test[0]),
+        },
         seeds=[asked.seed],
         data=data,
     )

@@ -7,6 +7,7 @@ from typing import Literal
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .canvas import canvas, legend_below
 from .frames import (
@@ -29,6 +30,7 @@ def correlation_against_depth(
     hue: str = "family",
     style: str | None = None,
     *,
+    x_scale: Literal["log", "linear"] = "log",
     y_scale: Literal["log", "linear"] = "log",
     floor: float | None = None,
     x_label: str = "depth (layers)",
@@ -38,12 +40,13 @@ def correlation_against_depth(
     """Gradient correlation against depth, one line per level of `hue`, theory over it.
 
     Args:
-        frame: Columns `hue`, `depth` (> 0), `value`, and `style`, `seed`, `low`, `high` where
+        frame: Columns `hue`, `depth` (> 0 on a log axis), `value`, and `style`, `seed`, `low`, `high` where
             there are any. Several seeds are drawn as their mean with a Student-t 95 % interval;
             a single one with its own `low` and `high`.
         theory: Columns `hue`, `depth`, `value`, `law`: thin dashed curves named by their law.
         hue: Condition told apart by colour, marker and dash.
         style: Second condition, told apart by marker and dash; colour then belongs to `hue` alone.
+        x_scale: "log" (base 2) for depths of different networks, "linear" for layers of one.
         y_scale: On "log", means that are not positive are counted in a note.
         floor: On "log", where the axis begins; what lies below is under it. None for what is drawn.
         x_label: With unit.
@@ -80,8 +83,11 @@ def correlation_against_depth(
             )
         if theory is not None:
             _curves(axis, theory, hue, looks, who)
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter(plain_number)
+        if x_scale == "log":
+            axis.set_xscale("log", base=2)
+            axis.xaxis.set_major_formatter(plain_number)
+        else:
+            axis.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
         if y_scale == "log":
             logarithmic(axis)
             if floor is not None:

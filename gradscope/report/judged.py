@@ -9,7 +9,10 @@ from gradscope.report.verdicts import verdict, verdict_table
 
 
 def judged(
-    measured: Mapping[tuple[str, str], Iterable[float]], *, settings: str | Mapping[str, str], reason: str = ""
+    measured: Mapping[tuple[str, str], Iterable[float]],
+    *,
+    settings: str | Mapping[str, str],
+    reason: str = "",
 ) -> pd.DataFrame:
     """Verdicts on claims, in the order given.
 

@@ -78,8 +78,10 @@ def linear_hessian(network: str, layers: int, seed: int) -> "pd.DataFrame":
         *_checks(length, layers, model, matrix, spectrum, inputs, targets),
     ]
     numbers = [condition_number(spectrum, definition) for definition in ("extreme_ratio", "percentile_10")]
-    values = [_row("eigenvalue", "loss", float(value)) for value in spectrum]
-    return pd.concat([pd.DataFrame(rows), *numbers, pd.DataFrame(values)], ignore_index=True)
+    ranked = enumerate(reversed(spectrum.tolist()), start=1)
+    values = [_row("eigenvalue", "loss", value) | {"rank": rank} for rank, value in ranked]
+    frame = pd.concat([pd.DataFrame(rows), *numbers, pd.DataFrame(values)], ignore_index=True)
+    return frame[["quantity", "definition", "unit", "rank", "value", "low", "high", "status", "reason"]]
 
 
 def loss_order(layers: int, seed: int) -> "pd.DataFrame":

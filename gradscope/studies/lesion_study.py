@@ -159,7 +159,12 @@ class _Bench:
         if len(targets) < len(self.batches):
             raise ValueError("A lesion study counts errors, but the data has no targets. Pass data=(x, y).")
         labels = torch.cat(targets)
-        if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        if (
+            labels.ndim != 1
+            or labels.is_floating_point()
+            or labels.is_complex()
+            or labels.dtype == torch.bool
+        ):
             raise ValueError(
                 f"A lesion study counts wrong classes: targets are class numbers [N], got {labels.dtype} "
                 f"{list(labels.shape)}. Pass class numbers, such as one_hot.argmax(dim=1)."

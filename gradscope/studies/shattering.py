@@ -1,5 +1,6 @@
 """Cells of the shattering analysis: one fresh or trained network in, one frame out."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,8 @@ def trace(family: str, layers: int, seed: int) -> "pd.DataFrame":
         model = build(**TRACED[family], depth=layers, width=200, inputs=1, outputs=1, seed=seed).double()
         frame = input_trace(model, grid)
         values = torch.tensor(frame["value"].to_numpy())
-    return pd.concat([frame, _trace_statistics(values)], ignore_index=True)
+    both = pd.concat([frame.assign(status="ok", reason=""), _trace_statistics(values)], ignore_index=True)
+    return both[["quantity", "unit", "x", "lag", "distance", "value", "status", "reason"]]
 
 
 def _trace_statistics(values: Tensor) -> "pd.DataFrame":
@@ -90,7 +92,10 @@ def _trace_statistics(values: Tensor) -> "pd.DataFrame":
     rows.append({"quantity": "spectral_slope", "value": float(spectral_slope(values))})
     rows.append({"quantity": "von_neumann_ratio", "value": float(von_neumann_ratio(values))})
     few = distinct_values(values) < 10
-    return pd.DataFrame(rows).assign(unit="1", reason="fewer than 10 distinct values" if few else "")
+    frame = pd.DataFrame(rows).assign(unit="1", reason="fewer than 10 distinct values" if few else "")
+    return frame.assign(
+        status=frame["value"].map(lambda value: "ok" if math.isfinite(value) else "undefined")
+    )
 
 
 def looks_linear(depth: int, seed: int) -> "pd.DataFrame":

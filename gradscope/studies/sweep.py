@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache as remembered
@@ -77,6 +78,8 @@ def sweep(
         for place, path in enumerate(paths)
         if path is not None and place not in missing
     }
+    if cache is not None:
+        _sweep_strays(cache)
     workers = min(len(missing), workers or os.cpu_count() or 1)
     with progress(study.__name__.strip("_").replace("_", " "), len(missing), show=show) as advance:
         for place, frame in _computed(study, conditions, missing, paths, workers, dict(constants or {})):
@@ -124,6 +127,13 @@ def _cell(
     if path is not None:
         _write(frame, path)
     return place, frame
+
+
+def _sweep_strays(cache: Path) -> None:
+    """Remove what processes that were killed while writing have left; a cell takes no hour to write."""
+    for stray in cache.glob("*.part"):
+        if time.time() - stray.stat().st_mtime > 3600:
+            stray.unlink(missing_ok=True)
 
 
 def _write(frame: "pd.DataFrame", path: Path) -> None:

@@ -1,5 +1,6 @@
 """Sweeps: the same table however computed, nothing computed twice, nothing stale."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +147,12 @@ def test_a_failing_write_leaves_no_part_behind(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         sweep(noisy, grid(depth=[1], seed=[0]), cache=tmp_path, workers=1, show=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_swept_away(tmp_path):
+    old, young = tmp_path / "old.part", tmp_path / "young.part"
+    for stray in (old, young):
+        stray.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    sweep(noisy, grid(depth=1, seed=0), cache=tmp_path, workers=1)
+    assert not old.exists() and young.exists()
