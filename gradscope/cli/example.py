@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 LARGEST_TABLE = 60_000
-LARGEST_FIGURE = 150_000
+LARGEST_FIGURE = 100_000
 PARTS = {"report.md", "provenance.json", "figures", "tables"}
 
 
@@ -28,8 +28,8 @@ def check_replaceable(folder: Path) -> None:
 def write_example(report: Path, folder: Path) -> Path:
     """Copy `report.md`, its figures and its short tables from a report; returns the Markdown's path.
 
-    Figures are SVG where small, else PNG; tables over 60 kB are left out, for the command that made the
-    report makes them again. What lay in `folder` is replaced.
+    Figures are SVG up to 100 kB, beyond that SVG or PNG, whichever is smaller; tables over 60 kB are left
+    out, for the command that made the report makes them again. What lay in `folder` is replaced.
 
     Raises:
         FileNotFoundError: `report` holds no report.
@@ -44,9 +44,10 @@ def write_example(report: Path, folder: Path) -> Path:
     (folder / "tables").mkdir()
     text = source.read_text(encoding="utf-8")
     for figure in sorted((report / "figures").glob("*.svg")):
-        if figure.stat().st_size > LARGEST_FIGURE:
-            text = text.replace(f"figures/{figure.name}", f"figures/{figure.stem}.png")
-            figure = figure.with_suffix(".png")
+        picture = figure.with_suffix(".png")
+        if figure.stat().st_size > max(LARGEST_FIGURE, picture.stat().st_size):
+            text = text.replace(f"figures/{figure.name}", f"figures/{picture.name}")
+            figure = picture
         shutil.copyfile(figure, folder / "figures" / figure.name)
     text = re.sub(r", \[Parquet\]\(tables/[^)]+\)", "", text)
     for table in sorted((report / "tables").glob("*.csv")):

@@ -112,7 +112,8 @@ def interval_note(summary: pd.DataFrame) -> str:
     """What the bars of a summary are, for the legend or the label; empty when there are none."""
     most = int(summary["n"].max()) if len(summary) else 0
     if most > 1:
-        return f"mean of {most} seeds, 95 % interval"
+        least = int(summary["n"].min())
+        return f"mean of {most if least == most else f'{least} to {most}'} seeds, 95 % interval"
     return "95 % interval" if summary["low"].notna().any() else ""
 
 
