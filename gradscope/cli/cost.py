@@ -17,12 +17,14 @@ from gradscope.studies.specimens import untrained
 def announce_cost(settings: Settings) -> None:
     """Print an estimate of the time on standard error; nothing for the embedded digits.
 
-    It counts the networks and passes of the lesion analysis, which cost the most.
+    It counts the networks and passes of the lesion analysis and the products with trained networks'
+    Hessians, which cost the most.
     """
     if settings.data == "digits":
         return
-    sizes = analysis_module("lesions").PRESETS[settings.preset]
-    minutes = estimated_minutes(settings, sizes, settings.data_set())
+    lesions = analysis_module("lesions").PRESETS[settings.preset]
+    curvature = analysis_module("conditioning").PRESETS[settings.preset]
+    minutes = estimated_minutes(settings, lesions, curvature, settings.data_set())
     print(
         f"estimated cost: about {max(1, round(minutes))} min on this machine for preset {settings.preset} on "
         f"{settings.data} with {len(settings.seeds)} seeds, to within a factor of two. Finished parts are kept.",
@@ -50,8 +52,8 @@ def _seconds_a_step(layers: int, data: DataSet) -> float:
         torch.set_num_threads(threads)
 
 
-def estimated_minutes(settings: Settings, sizes: Any, data: DataSet) -> float:
-    """Minutes of training and of lesions, from one timed training step of the residual network."""
+def estimated_minutes(settings: Settings, sizes: Any, curvature: Any, data: DataSet) -> float:
+    """Minutes of training, lesions and Hessian products, from one timed training step of the residual network."""
     image = _seconds_a_step(sizes.layers, data) / STEP
     # A plain and a residual network, and two smaller ones that come to about half of one.
     training = 2.5 * image * len(data.train[0]) * sizes.epochs
@@ -60,5 +62,10 @@ def estimated_minutes(settings: Settings, sizes: Any, data: DataSet) -> float:
     judged = min(sizes.images, len(data.test[0]))
     # A forward pass is a third of a step; every lesion is judged twice and calibrated once.
     passes = lesions * (2 * judged + min(sizes.calibration, len(data.train[0]))) * image / 3
-    workers = min(len(settings.seeds), settings.workers or os.cpu_count() or 1)
-    return (training + passes) * len(settings.seeds) / workers / 60
+    # Eigenvalues and density of two networks; a product costs two and a half gradients.
+    products = (
+        2 * 6 * curvature.steps * 2.5 * curvature.images * image * curvature.trained_layers / sizes.layers
+    )
+    cores = settings.workers or os.cpu_count() or 1
+    seeds = len(settings.seeds)
+    return ((training + passes) * seeds / min(seeds, cores) + products / min(2, cores)) / 60

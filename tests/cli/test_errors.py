@@ -94,7 +94,10 @@ WRONG = {
     "no skips": (on("vgg:depth=4", verb="paths"), "No residual addition"),
     "sets that are no numbers": (on(SMALL, "--sets", "1,x", verb="lesions"), "separated by commas.*'1,x'"),
     "sets too large": (on(SMALL, "--sets", "9", verb="lesions"), r"numbers from 1 to 3 .*got sets \[9\]"),
-    "sets of a plain network": (on("plain:depth=8", "--sets", "1", verb="lesions"), "Leave one of the two out"),
+    "sets of a plain network": (
+        on("plain:depth=8", "--sets", "1", verb="lesions"),
+        "Leave one of the two out",
+    ),
     "unknown source": (on(SMALL, "--source", "weights"), "source is one of output, loss, got 'weights'"),
     "no example": (
         on(SMALL, "--examples", "0"),
