@@ -6,7 +6,7 @@ import re
 import pytest
 from tiny_reports import few_digits, tiny_analyses
 
-from analyses import lesions
+from analyses import conditioning, lesions
 from gradscope.cli import main
 from gradscope.cli.cost import estimated_minutes
 from gradscope.data import DataSet
@@ -63,11 +63,20 @@ def test_a_larger_data_set_says_its_cost_first(tmp_path, monkeypatch, capsys):
         assert re.match(r"estimated cost: about \d+ min .* for preset tiny on cifar10 with 2 seeds", first)
 
 
-def test_the_estimate_grows_with_the_work():
+def test_the_estimate_grows_with_the_work(monkeypatch):
+    monkeypatch.setattr("gradscope.cli.cost._seconds_a_step", lambda layers, data: 0.64)
     few, settings = few_digits(), Settings(seeds=(0, 1), workers=1)
     small = lesions.Preset(layers=8, epochs=2, sets=(1,), subsets=1, calibration=64, images=64)
-    large = dataclasses.replace(small, epochs=200)
-    assert estimated_minutes(settings, large, few) > 5 * estimated_minutes(settings, small, few) > 0
+    large = dataclasses.replace(small, epochs=4)
+    hessian = conditioning.Preset(trained_layers=8, images=10, steps=1)
+    grown = [estimated_minutes(settings, sizes, hessian, few) for sizes in (small, large)]
+    # 0.01 s an image: two epochs more of 2.5 networks, for two seeds.
+    assert grown[1] - grown[0] == pytest.approx(2 * 2.5 * 0.01 * len(few.train[0]) * 2 / 60)
+    more = dataclasses.replace(hessian, images=20)
+    # Twelve products of two and a half gradients on ten images more.
+    assert estimated_minutes(settings, small, more, few) - grown[0] == pytest.approx(
+        12 * 2.5 * 10 * 0.01 / 60
+    )
 
 
 def test_the_embedded_digits_need_no_warning(tmp_path, monkeypatch, capsys):
