@@ -46,8 +46,9 @@ allow.
 
 Stale statistics are those of the intact network, as in the paper. Recalibrated ones were estimated anew,
 without labels, on training images passed through the lesioned network. Where the two differ, the damage was
-a mismatch of statistics, not a missing path. Intervals of single deletions are Wilson's over test images;
-random sets show the spread over subsets.
+a mismatch of statistics, not a missing path. V2 judges the median block that keeps the shape, not the
+worst. Intervals of single deletions are Wilson's over test images; random sets show the spread over
+subsets.
 """
 
 
@@ -90,7 +91,7 @@ def claims(frame: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
     stale, renewed = (where(frame, family="resnet", statistics=kind) for kind in ("stale", "recalibrated"))
     intact = per_seed(stale, quantity="intact_error")
     single = where(stale, quantity="error", draw=-1)
-    identity = where(single, kind="identity").groupby("seed")["value"].median()
+    identity = where(single, kind="identity").groupby("seed")["value"].agg(lambda v: v.median(skipna=False))
     sets = where(stale, kind="set")
     plain = where(frame, family="vgg", statistics="stale")
     worst_kept = where(plain, quantity="error", status="ok").groupby("seed")["value"].min()
@@ -122,9 +123,9 @@ def pictures(frame: pd.DataFrame, settings: Settings) -> tuple[Picture, ...]:
         Picture(
             "single",
             gs.figures.lesions(single),
-            f"Error after deleting each block (seed {settings.seeds[0]}). Residual blocks that keep the "
-            "shape barely matter; hollow points change it. A layer of the plain network is not to be "
-            "spared.",
+            f"Error after deleting each block (seed {settings.seeds[0]}). Most residual blocks that keep the "
+            "shape barely matter, but the very first can cost as much as those that change it (hollow). No "
+            "layer of the plain network is to be spared.",
             "Test error by position of the deleted block, for a residual and a plain network, with stale "
             "and recalibrated batch-norm statistics, beside intact error and chance.",
         ),

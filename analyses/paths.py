@@ -95,10 +95,15 @@ def claims(frame: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
 
 
 def _quantile(shares: pd.Series, level: float) -> float:
-    """The path length below which a share `level` lies; NaN where a share is undefined."""
+    """The path length below which a share `level` lies, interpolated; NaN where a share is undefined.
+
+    A length k stands for the interval from k - 1/2 to k + 1/2, so that networks that differ by less than a block
+    can be told apart.
+    """
     if shares.isna().any():
         return float("nan")
-    return float(shares.index[int(np.searchsorted(shares.cumsum(), level))])
+    edges = np.arange(len(shares) + 1) - 0.5
+    return float(np.interp(level, np.concatenate([[0.0], shares.cumsum()]), edges))
 
 
 def pictures(frame: pd.DataFrame, settings: Settings) -> tuple[Picture, ...]:

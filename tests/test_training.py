@@ -340,3 +340,9 @@ def test_progress_is_drawn_only_when_asked(capsys):
     assert capsys.readouterr().err == ""
     fit(tiny_network(), tiny_data(), **OPTIONS, progress=True)
     assert "training: 4/4" in capsys.readouterr().err
+
+
+def test_batches_are_not_taken_for_a_pair():
+    loader = torch.utils.data.DataLoader([(torch.zeros(2), 0), (torch.ones(2), 1)])
+    with pytest.raises(ValueError, match=r"fit trains on a DataSet or on a pair .* got DataLoader"):
+        fit(tiny_network(), loader)

@@ -1,5 +1,6 @@
 """A small copy of a report for a repository: Markdown, figures, and tables short enough to read."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -55,6 +56,8 @@ def write_example(report: Path, folder: Path) -> Path:
             shutil.copyfile(table, folder / "tables" / table.name)
         else:
             text = text.replace(f"[CSV](tables/{table.name})", "in the report, too long for this copy")
-    shutil.copyfile(report / "provenance.json", folder / "provenance.json")
     (folder / "report.md").write_text(text, encoding="utf-8")
+    facts = json.loads((report / "provenance.json").read_text(encoding="utf-8"))
+    facts["files"] = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    (folder / "provenance.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return folder / "report.md"

@@ -117,7 +117,7 @@ def curvature(asked: Asked, k: int, steps: int) -> None:
     inputs, labels = data.train[0][: asked.examples], data.train[1][: asked.examples]
     with hessian((model, (inputs, labels))) as operator:
         extremes = extreme_eigenvalues(operator, k)
-        density = spectral_density(operator, probes=2, steps=steps)
+        density = spectral_density(operator, probes=5, steps=steps)
     frame = pd.concat([extremes, density], ignore_index=True)
     _kept(asked, frame, data, density=figures.spectral_density(frame.assign(family=asked.model)))
 
@@ -198,7 +198,14 @@ def _prepared(asked: Asked, *, labels: bool = True) -> tuple[nn.Module, DataSet]
         from safetensors.torch import load_file
 
         try:
-            model.load_state_dict(load_file(asked.weights))
+            state = load_file(asked.weights)
+            # A checkpoint of `fit` holds the momentum too, and the weights under a name of their own.
+            mine = {
+                name.removeprefix("model."): value
+                for name, value in state.items()
+                if name.startswith("model.")
+            }
+            model.load_state_dict(state if set(state) >= set(model.state_dict()) else mine or state)
         except (SafetensorError, RuntimeError) as error:
             raise ValueError(f"{asked.weights} does not hold this model's weights: {error}") from error
         model.eval()

@@ -14,6 +14,7 @@ from gradscope.cli.cost import announce_cost
 from gradscope.cli.modules import analysis_module
 from gradscope.report import Section, provenance, render
 from gradscope.report.verdicts import VERDICTS
+from gradscope.report.wording import measured
 from gradscope.studies.settings import Settings
 
 ANALYSES = ("shattering", "lesions", "paths", "conditioning")
@@ -87,8 +88,8 @@ def summary_of(sections: list[Section], settings: Settings) -> str:
     spelled = {"holds": "hold", "fails": "fail"}
     counts = {spelled.get(name, name): verdicts.count(name) for name in VERDICTS if name in verdicts}
     return (
-        f"{len(verdicts)} published or derived statements, re-tested on {settings.data} at small scale with "
-        f"{len(settings.seeds)} seeds (preset {settings.preset}): "
+        f"{len(verdicts)} published or derived statements re-tested at small scale with {len(settings.seeds)} seeds "
+        f"(preset {settings.preset}; networks trained on {settings.data}): "
         + ", ".join(f"{number} {name}" for name, number in counts.items())
         + ". A claim that fails is a finding, not a defect."
     )
@@ -99,8 +100,5 @@ def verdict_lines(section: Section) -> str:
     lines = [section.title]
     for row in section.verdicts.to_dict("records"):
         label = f"{row['claim_id']} {row['part']}".strip()
-        interval = "" if row["low"] != row["low"] else f" [{row['low']:.3g}, {row['high']:.3g}]"
-        lines.append(
-            f"  {row['verdict']:<22} {label:<38} {row['measured']:.3g}{interval}   wanted {row['criterion']}"
-        )
+        lines.append(f"  {row['verdict']:<22} {label:<38} {measured(row)}   wanted {row['criterion']}")
     return "\n".join(lines)

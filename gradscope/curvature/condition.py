@@ -69,4 +69,5 @@ def condition_number(
     else:
         found = of_extremes(operator, definition, learning_rate or 1.0, tolerance, max_products, seed)
     row = {"quantity": "condition_number", "unit": "1", "definition": definition}
-    return pandas.DataFrame([row | vars(found)])
+    conditions = operator.conditions if isinstance(operator, Operator) else {}
+    return pandas.DataFrame([conditions | row | vars(found)])

@@ -81,7 +81,8 @@ def spectral_density(
     frame = pandas.concat([curve, totals], ignore_index=True)
     frame = frame.assign(n=probes, steps=min(steps, size), products=products)
     columns = ["quantity", "unit", "eigenvalue", "resolution", "value", "low", "high", "standard_error"]
-    return frame.reindex(columns=[*columns, "n", "steps", "products", "status", "reason"])
+    frame = frame.reindex(columns=[*columns, "n", "steps", "products", "status", "reason"])
+    return frame.assign(**operator.conditions)[[*operator.conditions, *frame.columns]]
 
 
 def _curve(

@@ -70,7 +70,7 @@ def extreme_eigenvalues(
                 break
     limited_by = "max_products" if limit == max_products else "max_basis_bytes"
     rows = [row for end in ENDS[ends] for row in _rows(run, end, k, tolerance, limited_by)]
-    return pandas.DataFrame(rows)
+    return pandas.DataFrame([operator.conditions | row for row in rows])
 
 
 def _settled(run: Lanczos, end: int, tolerance: float) -> numpy.ndarray:

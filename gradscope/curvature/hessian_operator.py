@@ -37,6 +37,7 @@ class HessianOperator(Operator):
         dtype, device = kinds.pop()
         super().__init__(sum(parameter.numel() for parameter in parameters.values()), dtype, device)
         self.problem = problem
+        self.conditions = {"batch_norm": problem.batch_norm_name}
         self.parameters = parameters
         self.weight_decay = weight_decay
         self.budget_bytes = budget_bytes

@@ -21,6 +21,8 @@ class Operator(ABC):
 
     Attributes:
         products: Number of products made so far, the unit in which its costs are counted.
+        conditions: What distinguishes this operator from others of the same network, as the first columns of
+            every frame read off it: a Hessian's meaning of batch normalisation.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Operator(ABC):
         self.device = device
         self.symmetric = symmetric
         self.products = 0
+        self.conditions: dict[str, str] = {}
 
     @abstractmethod
     def _apply(self, rows: Tensor) -> Tensor:

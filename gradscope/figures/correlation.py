@@ -40,9 +40,10 @@ def correlation_against_depth(
     """Gradient correlation against depth, one line per level of `hue`, theory over it.
 
     Args:
-        frame: Columns `hue`, `depth` (> 0 on a log axis), `value`, and `style`, `seed`, `low`, `high` where
-            there are any. Several seeds are drawn as their mean with a Student-t 95 % interval;
-            a single one with its own `low` and `high`.
+        frame: As `gradient_correlation` returns it, of which `correlation_R` is drawn, or any frame with
+            columns `depth` (> 0 on a log axis), `value`, `hue` (left out for one network), and `style`, `seed`,
+            `low`, `high` where there are any. Several seeds are drawn as their mean with a Student-t 95 %
+            interval; a single one with its own `low` and `high`.
         theory: Columns `hue`, `depth`, `value`, `law`: thin dashed curves named by their law.
         hue: Condition told apart by colour, marker and dash.
         style: Second condition, told apart by marker and dash; colour then belongs to `hue` alone.
@@ -58,9 +59,15 @@ def correlation_against_depth(
     """
     who = "correlation_against_depth"
     by = [hue, *([style] if style else []), "depth"]
+    if hue not in frame.columns:
+        frame = frame.assign(**{hue: "as measured"})
     require(frame, [*by, "value"], who)
+    if "quantity" in frame.columns and (frame["quantity"] == "correlation_R").any():
+        frame = frame[frame["quantity"] == "correlation_R"]
     single_quantity(frame, who)
     kept, left_out = drawable(frame, ["depth", "value"])
+    if x_scale == "log":
+        kept = kept[kept["depth"] > 0]
     summary = over_seeds(kept, by, who)
     shown, hidden = drawable(summary, ["value"], positive=y_scale == "log")
     looks = marks(levels(frame, hue))

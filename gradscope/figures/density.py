@@ -46,6 +46,8 @@ def spectral_density(
     who = "spectral_density"
     if "quantity" not in frame.columns:
         frame = frame.assign(quantity=quantity)
+    if hue not in frame.columns:
+        frame = frame.assign(**{hue: "as measured"})
     require(frame, [hue, position, "quantity", "value", *([panels] if panels else [])], who)
     frame = frame.assign(low=frame.get("low", np.nan), high=frame.get("high", np.nan))
     frame = frame.assign(resolution=frame.get("resolution", np.nan))

@@ -43,6 +43,8 @@ def lesions(
     who = "lesions"
     if "family" not in frame.columns and "network" in frame.columns:
         frame = frame.rename(columns={"network": "family"})
+    if "family" not in frame.columns:
+        frame = frame.assign(family="")
     require(frame, ["family", "index", "kind", "value"], who)
     if "statistics" not in frame.columns:
         frame = frame.assign(statistics="as run")

@@ -27,7 +27,7 @@ from gradscope.theory.shortcut_hessian import (
 if TYPE_CHECKING:
     import pandas as pd
 
-DIMENSION, EXAMPLES = 10, 600
+DIMENSION, EXAMPLES, PROBES = 10, 600, 5
 COMPARED_LAYERS = 6
 """Up to this depth, the 1-shortcut network's Hessian is compared with that of the identity start."""
 
@@ -118,7 +118,7 @@ def trained_spectrum(
 ) -> "pd.DataFrame":
     """Extreme eigenvalues and spectral density of a trained network's Hessian on a few training images.
 
-    Batch normalisation with stored statistics; float32 products. Two probes of `lanczos_steps` products each.
+    Batch normalisation with stored statistics; float32 products. Five probes of half of `lanczos_steps` products each.
     """
     import pandas as pd
 
@@ -129,7 +129,7 @@ def trained_spectrum(
     with hessian(Problem(model, (inputs[chosen], labels[chosen]))) as operator:
         extremes = extreme_eigenvalues(operator, 5, max_products=4 * lanczos_steps)
         ratio = condition_number(extremes, "negative_ratio")
-        density = spectral_density(operator, probes=2, steps=lanczos_steps)
+        density = spectral_density(operator, probes=PROBES, steps=lanczos_steps // 2)
     return pd.concat([extremes, ratio, density], ignore_index=True)
 
 

@@ -1,5 +1,6 @@
 """The gradient of a network's output along a line of scalar inputs: is it smooth, or noise?"""
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +30,8 @@ def input_trace(model: nn.Module, inputs: Tensor, *, batch_norm: str = "auto") -
         batch_norm: As in `Problem`. `own` is not offered here: statistics are constants or stored.
 
     Returns:
-        Frame with columns `quantity` (`input_gradient`), `unit`, `x`, `value`, one row a point.
+        Frame with columns `batch_norm`, `quantity` (`input_gradient`), `unit`, `x`, `value`, `status`, `reason`,
+        one row a point.
 
     Raises:
         ValueError: Inputs that are not [N, 1], or batch normalisation in `own` mode.
@@ -43,12 +45,18 @@ def input_trace(model: nn.Module, inputs: Tensor, *, batch_norm: str = "auto") -
         raise ValueError(f"input_trace follows a line of scalars, shape [N, 1], got {list(inputs.shape)}.")
     if batch_norm == "own":
         raise ValueError("input_trace has no batch_norm='own'. Use 'frozen', 'running' or 'train'.")
-    gradient = input_gradients(Problem(model, inputs, batch_norm=batch_norm))
+    problem = Problem(model, inputs, batch_norm=batch_norm)
+    gradient = input_gradients(problem)
     return pd.DataFrame(
         {
+            "batch_norm": problem.batch_norm_name,
             "quantity": "input_gradient",
             "unit": "output per input",
             "x": inputs.double().flatten().tolist(),
             "value": gradient.double().flatten().tolist(),
+            "status": [
+                "ok" if math.isfinite(value) else "undefined" for value in gradient.flatten().tolist()
+            ],
+            "reason": ["" if math.isfinite(value) else "not finite" for value in gradient.flatten().tolist()],
         }
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradscope.instruments.batch_norm import batch_norm_layers, resolved
+from gradscope.instruments.batch_norm import batch_norm_layers
 from gradscope.instruments.calls import additions
 from gradscope.instruments.gates import bypass, lesion
 from gradscope.instruments.junctions import Junctions, trace
@@ -217,7 +217,17 @@ class _Bench:
 @contextmanager
 def _evaluated(problem: Problem) -> Iterator[None]:
     """Eval mode with stored statistics, as a deployed network runs; refused while they are fresh."""
-    resolved(problem.model, "running")
+    if problem.batch_norm not in ("auto", "running"):
+        raise ValueError(
+            f"A lesion study runs the network as deployed, with stored statistics and with recalibrated ones, so "
+            f"batch_norm={problem.batch_norm!r} has no meaning here. Leave it out."
+        )
+    layers = [layer for layer in batch_norm_layers(problem.model) if layer.track_running_stats]
+    if any(layer.num_batches_tracked == 0 for layer in layers):
+        raise ValueError(
+            "The stored batch-norm statistics were never updated (mean 0, variance 1 normalise nothing), so the intact "
+            "network has no error to compare with. Train it, or run it in train mode on some data first."
+        )
     with left_as_found(problem.model):
         problem.model.eval()
         yield

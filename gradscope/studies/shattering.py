@@ -77,8 +77,11 @@ def trace(family: str, layers: int, seed: int) -> "pd.DataFrame":
         model = build(**TRACED[family], depth=layers, width=200, inputs=1, outputs=1, seed=seed).double()
         frame = input_trace(model, grid)
         values = torch.tensor(frame["value"].to_numpy())
-    both = pd.concat([frame.assign(status="ok", reason=""), _trace_statistics(values)], ignore_index=True)
-    return both[["quantity", "unit", "x", "lag", "distance", "value", "status", "reason"]]
+    if family in NOISES:
+        frame = frame.assign(batch_norm="none", status="ok", reason="")
+    statistics = _trace_statistics(values).assign(batch_norm=frame["batch_norm"].iloc[0])
+    both = pd.concat([frame, statistics], ignore_index=True)
+    return both[["batch_norm", "quantity", "unit", "x", "lag", "distance", "value", "status", "reason"]]
 
 
 def _trace_statistics(values: Tensor) -> "pd.DataFrame":

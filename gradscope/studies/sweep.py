@@ -39,9 +39,9 @@ def grid(**axes: Iterable[Any] | Any) -> list[Condition]:
 
 def sweep(
     study: Callable[..., "pd.DataFrame"],
-    conditions: Sequence[Condition],
+    conditions: Sequence[Condition] | Mapping[str, Any],
     *,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     key: Mapping[str, Any] | None = None,
     constants: Mapping[str, Any] | None = None,
     workers: int | None = None,
@@ -56,7 +56,7 @@ def sweep(
 
     Args:
         study: A function of the module's top level, returning a tidy frame.
-        conditions: Its arguments; they become the first columns of the result.
+        conditions: Its arguments, as `grid` lists them, or the axes of a grid; they become the first columns.
         cache: Folder for finished cells; None keeps nothing.
         key: What else the numbers depend on, such as the hash of a data set.
         constants: Further arguments of the study on which the numbers do not depend, such as the folder
@@ -69,6 +69,9 @@ def sweep(
     """
     import pandas as pd
 
+    if isinstance(conditions, Mapping):
+        conditions = grid(**conditions)
+    cache = None if cache is None else Path(cache)
     if not conditions:
         raise ValueError("sweep needs at least one condition, got none.")
     paths = [None if cache is None else cache / f"{_key(study, c, key)}.parquet" for c in conditions]
@@ -81,7 +84,7 @@ def sweep(
     if cache is not None:
         _sweep_strays(cache)
     workers = min(len(missing), workers or os.cpu_count() or 1)
-    with progress(study.__name__.strip("_").replace("_", " "), len(missing), show=show) as advance:
+    with progress(_name(study).strip("_").replace("_", " "), len(missing), show=show) as advance:
         for place, frame in _computed(study, conditions, missing, paths, workers, dict(constants or {})):
             frames[place] = _labelled(frame, conditions[place], study)
             advance(1)
@@ -152,7 +155,7 @@ def _labelled(frame: "pd.DataFrame", condition: Condition, study: Callable[..., 
     both = [name for name in condition if name in frame.columns]
     if both:
         raise ValueError(
-            f"{study.__name__} returns columns {both} that the sweep also sets, so one of the two would be lost. "
+            f"{_name(study)} returns columns {both} that the sweep also sets, so one of the two would be lost. "
             "Rename the condition or the column."
         )
     labels = {name: _plain(value) for name, value in condition.items()}
@@ -165,13 +168,32 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
+def _name(study: Callable[..., Any]) -> str:
+    return str(getattr(study, "__name__", type(study).__name__))
+
+
+def _own_source(study: Callable[..., Any]) -> bytes:
+    """The file a study stands in; of one typed into a notebook, its own lines."""
+    try:
+        return Path(inspect.getfile(study)).read_bytes()
+    except (OSError, TypeError):
+        pass
+    try:
+        return inspect.getsource(study).encode()
+    except (OSError, TypeError):
+        raise ValueError(
+            "A sweep with a cache has to read its study's source, to notice when it changes, but "
+            f"{study!r} has none. Write it as a function in a file or a cell, or leave out cache."
+        ) from None
+
+
 def _key(study: Callable[..., Any], condition: Condition, further: Mapping[str, Any] | None) -> str:
     facts = {
-        "study": f"{study.__module__.rpartition('.')[2]}.{study.__qualname__}",
+        "study": f"{study.__module__.rpartition('.')[2]}.{getattr(study, '__qualname__', repr(study))}",
         "condition": {name: _plain(value) for name, value in condition.items()},
         "further": dict(further or {}),
         "source": source_hash(),
-        "file": hashlib.sha256(Path(inspect.getfile(study)).read_bytes()).hexdigest(),
+        "file": hashlib.sha256(_own_source(study)).hexdigest(),
         "torch": torch.__version__,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]

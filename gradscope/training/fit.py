@@ -78,6 +78,11 @@ def fit(
     Example:
         >>> history = fit(build("resnet", depth=20, channels=1, seed=0), digits(), epochs=8)
     """
+    if not isinstance(data, DataSet) and not _is_pair(data):
+        raise ValueError(
+            f"fit trains on a DataSet or on a pair (inputs, labels) of tensors, got {type(data).__name__}. "
+            "Put the batches together with torch.cat."
+        )
     train, test = (data.train, data.test) if isinstance(data, DataSet) else (data, None)
     _check(model, train, epochs, batch_size, learning_rate, momentum, weight_decay, schedule)
     inputs = beside(model, train[0])
@@ -153,6 +158,12 @@ def fit(
     import pandas
 
     return pandas.DataFrame(history, columns=COLUMNS)
+
+
+def _is_pair(data: object) -> bool:
+    return (
+        isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
+    )
 
 
 def _check(

@@ -76,7 +76,7 @@ def test_paths_is_path_spectrum(tmp_path):
 def test_curvature_is_extreme_eigenvalues_and_density(tmp_path):
     with gs.hessian((small(), (DATA.train[0][:16], DATA.train[1][:16]))) as operator:
         extremes = gs.extreme_eigenvalues(operator, 2)
-        density = gs.spectral_density(operator, probes=2, steps=8)
+        density = gs.spectral_density(operator, probes=5, steps=8)
     computed = pd.concat([extremes, density], ignore_index=True)
     assert_same(run("curvature", tmp_path, "--k", "2", "--steps", "8"), computed)
 
@@ -145,3 +145,12 @@ def test_the_terminal_shows_the_values(tmp_path, capsys):
     kept = run("curvature", tmp_path, "--k", "1", "--steps", "4")
     told = capsys.readouterr().out
     assert f"{kept['value'][0]:.6f}" in told and "spectral_density" not in told
+
+
+def test_a_checkpoint_of_fit_is_taken_for_weights(tmp_path):
+    checkpoint = tmp_path / "small.safetensors"
+    model = small()
+    gs.fit(model, DATA, epochs=1, checkpoint=checkpoint)
+    frame = run("paths", tmp_path / "out", "--draws", "0", "--weights", str(checkpoint))
+    expected = gs.path_spectrum((model, IMAGES), draws=0)["value"]
+    assert frame["value"].tolist() == expected.tolist()

@@ -218,3 +218,18 @@ def test_many_marks_become_pixels():
 def test_a_figure_shows_itself_in_a_notebook(examples):
     frame, options = examples["eigenvalue_stems"]()
     assert figures.eigenvalue_stems(frame, **options)._repr_png_().startswith(b"\x89PNG")
+
+
+def test_frames_of_studies_are_drawn_as_they_are():
+    """A frame of one network has no family, and one of `gradient_correlation` has two quantities and the input."""
+    read = pd.DataFrame(
+        {
+            "quantity": ["correlation_R", "mean_cosine"] * 3,
+            "depth": [0, 0, 1, 1, 2, 2],
+            "value": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+        }
+    )
+    (axis,) = figures.correlation_against_depth(read).axes
+    assert axis.containers[0].lines[0].get_xdata().tolist() == [1, 2]
+    (axis,) = figures.correlation_against_depth(read, x_scale="linear").axes
+    assert axis.containers[0].lines[0].get_ydata().tolist() == [0.1, 0.3, 0.5]

@@ -20,7 +20,7 @@ def test_the_trace_is_the_derivative_of_the_summed_outputs():
     with torch.no_grad():
         expected = ((model(grid + step) - model(grid - step)).sum(dim=1) / (2 * step)).tolist()
     assert frame["value"].tolist() == pytest.approx(expected, abs=1e-7)
-    assert list(frame.columns) == ["quantity", "unit", "x", "value"]
+    assert list(frame.columns) == ["batch_norm", "quantity", "unit", "x", "value", "status", "reason"]
     assert frame["x"].tolist() == pytest.approx(grid.flatten().tolist())
 
 

@@ -10,6 +10,7 @@ from networks import NETWORKS, MultiResidual, mlp, stack
 from torch import nn
 
 from gradscope.measures.intervals import wilson
+from gradscope.nets import build
 from gradscope.problem import Problem
 from gradscope.studies.lesion_study import layer_lesion_study, lesion_study
 
@@ -195,3 +196,12 @@ def test_layers_of_a_plain_network_become_the_identity_where_shapes_allow():
 def test_what_cannot_be_lesioned_is_refused(make, options, match):
     with pytest.raises(ValueError, match=match):
         lesion_study(make(), show=False, **options)
+
+
+def test_another_meaning_of_batch_norm_is_refused():
+    model = build("resnet", depth=8, channels=1, seed=0)
+    problem = Problem(model, (torch.randn(4, 1, 8, 8), torch.arange(4)), batch_norm="frozen")
+    with pytest.raises(ValueError, match=r"has no meaning here. Leave it out"):
+        lesion_study(problem)
+    with pytest.raises(ValueError, match="Train it, or run it in train mode"):
+        lesion_study((model, (torch.randn(4, 1, 8, 8), torch.arange(4))))

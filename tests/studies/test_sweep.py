@@ -156,3 +156,10 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path):
     os.utime(old, (0, 0))
     sweep(noisy, grid(depth=1, seed=0), cache=tmp_path, workers=1)
     assert not old.exists() and young.exists()
+
+
+def test_axes_and_names_of_folders_are_understood(tmp_path):
+    axes = {"depth": [1, 2], "seed": 0}
+    swept = sweep(noisy, axes, cache=str(tmp_path), workers=1)
+    pd.testing.assert_frame_equal(swept, sweep(noisy, grid(**axes), workers=1))
+    assert len(list(tmp_path.glob("*.parquet"))) == 2
