@@ -5,11 +5,13 @@ import inspect
 import itertools
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache as remembered
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,7 +117,29 @@ def _computed(
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
         warnings.filterwarnings("ignore", message=".*tasks which were still being processed")
         calls = (delayed(_cell)(study, conditions[place], constants, place, paths[place]) for place in places)
-        yield from Parallel(return_as="generator_unordered", batch_size=1)(calls)
+        with _deaf_to_interrupts():
+            results = Parallel(return_as="generator_unordered", batch_size=1)(calls)
+        yield from results
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Let processes and threads that start inside never hear Ctrl-C, which the terminal sends to all of them.
+
+    It is this process that ends them, and says so in one line. What comes meanwhile is heard on leaving.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from joblib.externals.loky.backend import resource_tracker
+
+    # Starting the tracker takes the block off again, so it has to run before.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cell(
