@@ -116,7 +116,10 @@ def _computed(
         # fails: both are meant, and neither loses a finished cell.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
         warnings.filterwarnings("ignore", message=".*tasks which were still being processed")
-        calls = (delayed(_cell)(study, conditions[place], constants, place, paths[place]) for place in places)
+        calls = (
+            delayed(_worker_cell)(study, conditions[place], constants, place, paths[place])
+            for place in places
+        )
         with _deaf_to_interrupts():
             results = Parallel(return_as="generator_unordered", batch_size=1)(calls)
         yield from results
@@ -140,6 +143,12 @@ def _deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _worker_cell(*arguments: Any) -> tuple[int, "pd.DataFrame"]:
+    """A cell in a process of its own, which leaves Ctrl-C to the process that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return _cell(*arguments)
 
 
 def _cell(

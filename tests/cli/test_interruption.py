@@ -91,7 +91,11 @@ def test_interrupted_and_begun_again(tmp_path, start, how):
     until(lambda: not alive(first.pid), 20)
     finished = cells(out)
     assert len(finished) >= 3 and "Traceback" not in told
-    assert told.splitlines() == [
+    # joblib's tracker, a process of its own, may report a semaphore that somebody else has already removed.
+    ours = [
+        line for line in told.splitlines() if "resource_tracker" not in line and "warnings.warn(" not in line
+    ]
+    assert ours == [
         "== conditioning",
         "interrupted: what was finished is kept; the same command resumes.",
     ]
