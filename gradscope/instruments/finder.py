@@ -46,6 +46,7 @@ class Finder:
                 branches=self._slots(branches),
                 skips=self._slots(skips),
                 additions=self.additions,
+                number=None if call is None else call.number,
             )
             results.append((junction, node, tuple(branches), tuple(skips)))
         return results

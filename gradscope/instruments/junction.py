@@ -23,6 +23,7 @@ class Junction:
         skips: The other operands, likewise.
         additions: How many additions of two tensors that forward called; a lesion compares it, to notice
             that the numbers above no longer hold.
+        number: Number of the addition whose result is the sum; None where it was not called from Python.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Junction:
     branches: tuple[tuple[int, int], ...]
     skips: tuple[tuple[int, int], ...]
     additions: int
+    number: int | None = None
 
     @property
     def graded(self) -> bool:

@@ -1,7 +1,6 @@
 """Finding the residual additions of any network on the autograd graph of one ordinary forward pass."""
 
-import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from gradscope.instruments.calls import AddCall, additions
 from gradscope.instruments.finder import Finder
 from gradscope.instruments.graph import Graph, gradient_node
 from gradscope.instruments.junction import Edge, Junction
+from gradscope.instruments.listing import Junctions
 from gradscope.instruments.quiet import left_as_found
 from gradscope.instruments.source import source_of, tensors_of
 
@@ -35,6 +35,7 @@ class Trace:
         skip_edges: Per junction, those of its skip operands.
         is_chain: Whether every way from the source to the output passes all junctions of level 0, one
             after the other, so that each is entered by its skip or by one of its branches.
+        on_every_way: Per junction, whether every way from the source to the output passes its sum.
     """
 
     output: Any
@@ -43,6 +44,7 @@ class Trace:
     branch_edges: tuple[tuple[Edge, ...], ...]
     skip_edges: tuple[tuple[Edge, ...], ...]
     is_chain: bool
+    on_every_way: tuple[bool, ...]
 
 
 def trace(model: nn.Module, forward: Callable[[Any], Any], inputs: Any) -> Trace:
@@ -96,40 +98,8 @@ def trace(model: nn.Module, forward: Callable[[Any], Any], inputs: Any) -> Trace
         tuple(branches for _, _, branches, _ in found),
         tuple(skips for _, _, _, skips in found),
         all(node in passed for junction, node, _, _ in found if junction.level == 0),
+        tuple(node in passed for _, node, _, _ in found),
     )
-
-
-class Junctions(Sequence[Junction]):
-    """The junctions of a network in forward order; prints as a table."""
-
-    def __init__(self, found: Sequence[Junction]) -> None:
-        self._found = tuple(found)
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self._found[place]
-
-    def __iter__(self) -> Iterator[Junction]:
-        return iter(self._found)
-
-    def matching(self, pattern: str) -> list[Junction]:
-        """The junctions whose name matches a glob pattern; raises ValueError if none does."""
-        found = [j for j in self._found if fnmatch.fnmatchcase(j.name, pattern)]
-        if not found:
-            names = ", ".join(j.name for j in self._found[:8]) or "none"
-            raise ValueError(f"No junction matches {pattern!r}. The junctions are: {names}.")
-        return found
-
-    def __repr__(self) -> str:
-        if not self._found:
-            return "no residual junctions"
-        width = max(len(j.name) for j in self._found)
-        rows = (
-            f"{j.index:>4}  {j.name:<{width}}  {j.kind:<13} level {j.level}  {j.shape}" for j in self._found
-        )
-        return "\n".join(rows)
 
 
 def junctions(model: nn.Module, *arguments: Any, **keywords: Any) -> Junctions:
