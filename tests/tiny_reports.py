@@ -1,4 +1,4 @@
-"""The four analyses at a size that a test can wait for: a few images, the smallest networks, two seeds."""
+"""The six analyses at a size that a test can wait for: a few images, the smallest networks, two seeds."""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,22 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from analyses import conditioning, lesions, paths, shattering
+from analyses import conditioning, lesions, paths, refinement, reordering, shattering
 from gradscope.data import DataSet, digits
 from gradscope.report import Section
 from gradscope.studies import settings as settings_module
 from gradscope.studies import shattering as shattering_cells
 from gradscope.studies.settings import Settings
 
-ANALYSES = {"shattering": shattering, "lesions": lesions, "paths": paths, "conditioning": conditioning}
+ANALYSES = {
+    **{"shattering": shattering, "lesions": lesions, "reordering": reordering, "refinement": refinement},
+    **{"paths": paths, "conditioning": conditioning},
+}
 
-# The depths that claims name must be there: 4 layers, traces of 2, 24 and 50, and Hessians of 2 and two more.
+# A group of blocks that change places needs ResNet-20, a trend within a stage ResNet-26. The depths that claims name must be there: 4 layers, traces of 2, 24 and 50, and Hessians of 2 and two more.
 TINY = {
     "shattering": shattering.Preset(
         depths=(1, 4), trace_layers=(2, 24, 50), draws_per_seed=1, layers=8, epochs=1
     ),
     "lesions": lesions.Preset(
         layers=8, epochs=1, plain_layers=7, sets=(1, 2), subsets=2, calibration=64, images=64
+    ),
+    "reordering": reordering.Preset(
+        layers=20, epochs=3, plain_layers=10, swaps=(1, 9), draws=6, calibration=64, images=64
+    ),
+    "refinement": refinement.Preset(
+        layers=26, epochs=1, small_layers=8, small_images=8, scales=(1 / 16, 1 / 64), blocks=(3, 6), images=32
     ),
     "paths": paths.Preset(layers=8, epochs=1, images=4, draws=2),
     "conditioning": conditioning.Preset(layers=(2, 3, 4), trained_layers=8, epochs=1, images=16, steps=6),

@@ -101,19 +101,29 @@ def lesions(
     epochs: Epochs = 0,
     examples: Examples = 1000,
     seed: Seed = 0,
-    sets: Annotated[str, typer.Option(help="Numbers of branches to close together, such as 2,4,8.")] = "",
-    subsets: Annotated[int, typer.Option(min=1, help="Random sets for each number.")] = 10,
+    metric: Annotated[str, typer.Option(help="error, loss, margin, kl, or several: error,kl.")] = "error",
+    sets: Annotated[
+        str, typer.Option(help="Numbers of branches to close together, such as 2,4,8; spread for up to ten.")
+    ] = "",
+    subsets: Annotated[
+        int, typer.Option(min=1, help="Random sets for each number; 30 or more advised.")
+    ] = 30,
+    greedy: Annotated[
+        int, typer.Option(min=0, help="Close so many, always the one missed least by the first metric.")
+    ] = 0,
     layers: Annotated[
         str, typer.Option(help="Replace these layers of a plain network instead: features.*")
     ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and stop.")] = False,
     out: Out = Path("reports/lesions-of-model"),
 ) -> None:
-    """Error after closing each residual branch, and random sets of them."""
+    """What closing each residual branch costs, random sets of them, and the least missed."""
     with one_line_errors():
         from gradscope.cli import measure
+        from gradscope.cli.lesions import Closing, lesions
 
         asked = measure.Asked(model, data, data_root, weights, epochs, examples, seed, out)
-        measure.lesions(asked, sets, subsets, layers)
+        lesions(asked, Closing(metric, sets, subsets, greedy, layers, dry_run))
 
 
 @app.command()

@@ -60,8 +60,9 @@ def estimated_minutes(settings: Settings, sizes: Any, curvature: Any, data: Data
     blocks = (sizes.layers - 2) // 2
     lesions = blocks + len(sizes.sets) * sizes.subsets
     judged = min(sizes.images, len(data.test[0]))
-    # A forward pass is a third of a step; every lesion is judged twice and calibrated once.
-    passes = lesions * (2 * judged + min(sizes.calibration, len(data.train[0]))) * image / 3
+    # A forward pass is a third of a step; every lesion is judged twice and calibrated once, and lesions that
+    # begin alike share half of their passes.
+    passes = lesions * (2 * judged + min(sizes.calibration, len(data.train[0]))) * image / 3 / 2
     # Eigenvalues and density of two networks; a product costs two and a half gradients.
     products = (
         2 * 6 * curvature.steps * 2.5 * curvature.images * image * curvature.trained_layers / sizes.layers

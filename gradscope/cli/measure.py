@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +15,12 @@ from gradscope.curvature.density import spectral_density
 from gradscope.curvature.eigenvalues import extreme_eigenvalues
 from gradscope.curvature.hessian import hessian
 from gradscope.data import DataSet
-from gradscope.instruments.batch_norm import batch_norm_layers
-from gradscope.instruments.recalibrate import recalibrated
 from gradscope.nets import build, names
 from gradscope.nets.registry import FAMILIES
 from gradscope.problem import Problem
 from gradscope.report import keep, provenance
 from gradscope.studies.frames import where
 from gradscope.studies.gradient_correlation import gradient_correlation
-from gradscope.studies.lesion_study import layer_lesion_study, lesion_study
 from gradscope.studies.path_spectrum import path_spectrum
 from gradscope.studies.settings import Settings
 from gradscope.training import fit
@@ -53,7 +49,7 @@ class Asked:
 
 def shattering(asked: Asked, source: str) -> None:
     """`gradscope shattering`."""
-    model, data = _prepared(asked, labels=source == "loss")
+    model, data = prepared(asked, labels=source == "loss")
     inputs, labels = data.test[0][: asked.examples], data.test[1][: asked.examples]
     frame = gradient_correlation((model, (inputs, labels)), source=source)
     drawn = where(frame, quantity="correlation_R")
@@ -63,63 +59,29 @@ def shattering(asked: Asked, source: str) -> None:
         y_scale="linear",
         x_label="layer (order of running; 0 is the input)",
     )
-    _kept(asked, frame, data, correlation=picture)
-
-
-def lesions(asked: Asked, sets: str, subsets: int, layers: str) -> None:
-    """`gradscope lesions`; with `layers`, or for a plain network of ours, layers become the identity instead."""
-    try:
-        numbers = [int(part) for part in sets.split(",") if part.strip()]
-    except ValueError:
-        raise ValueError(
-            f"--sets takes whole numbers separated by commas, such as 2,4,8, got {sets!r}."
-        ) from None
-    if not layers and asked.model.partition(":")[0] in ("plain", "vgg", "plain_mlp"):
-        layers = "blocks.*"
-    if numbers and layers:
-        raise ValueError(
-            f"--sets closes residual branches together, but layers ({layers}) are replaced one at a time. "
-            "Leave one of the two out."
-        )
-    model, data = _prepared(asked)
-    problem = Problem(model, (data.test[0][: asked.examples], data.test[1][: asked.examples]))
-    calibration = data.train[0][:512]
-    # Fresh batch-norm statistics normalise nothing, so an untrained network gets those of training images.
-    fresh = any(layer.num_batches_tracked == 0 for layer in batch_norm_layers(model))
-    with recalibrated(model, [calibration]) if fresh else nullcontext():
-        if layers:
-            frame = layer_lesion_study(problem, at=layers, calibration=calibration)
-        else:
-            frame = lesion_study(
-                problem, sets=numbers, subsets=subsets, calibration=calibration, seed=asked.seed
-            )
-    labelled = frame.assign(family=asked.model)
-    pictures = {"single": figures.lesions(where(labelled, draw=-1))}
-    if numbers:
-        pictures["sets"] = figures.lesion_sets(where(labelled, kind="set"))
-    _kept(asked, frame, data, **pictures)
+    kept(asked, frame, data, correlation=picture)
 
 
 def paths(asked: Asked, draws: int) -> None:
     """`gradscope paths`."""
-    model, data = _prepared(asked)
+    model, data = prepared(asked)
     inputs, labels = data.test[0][: asked.examples], data.test[1][: asked.examples]
     frame = path_spectrum((model, (inputs, labels)), draws=draws, seed=asked.seed)
     state = "trained" if asked.epochs or asked.weights else "as built"
-    _kept(asked, frame, data, spectrum=figures.path_lengths(frame.assign(state=state)))
+    kept(asked, frame, data, spectrum=figures.path_lengths(frame.assign(state=state)))
 
 
 def curvature(asked: Asked, k: int, steps: int) -> None:
     """`gradscope curvature`."""
     import pandas as pd
 
-    model, data = _prepared(asked)
+    model, data = prepared(asked)
     inputs, labels = data.train[0][: asked.examples], data.train[1][: asked.examples]
     with hessian((model, (inputs, labels))) as operator:
         extremes = extreme_eigenvalues(operator, k)
         density = spectral_density(operator, probes=5, steps=steps)
     frame = pd.concat([extremes, density], ignore_index=True)
-    _kept(asked, frame, data, density=figures.spectral_density(frame.assign(family=asked.model)))
+    kept(asked, frame, data, density=figures.spectral_density(frame.assign(family=asked.model)))
 
 
 def model_from(text: str, data: DataSet, seed: int) -> nn.Module:
@@ -187,7 +149,7 @@ def _option(part: str) -> tuple[str, Any]:
     return key.strip(), words.get(value.strip().lower(), value.strip())
 
 
-def _prepared(asked: Asked, *, labels: bool = True) -> tuple[nn.Module, DataSet]:
+def prepared(asked: Asked, *, labels: bool = True) -> tuple[nn.Module, DataSet]:
     """The network, with its weights or trained, and the data; `labels` tells whether the classes are used."""
     check_writable(asked.out)
     data = asked.data_set()
@@ -230,7 +192,7 @@ def _check_fits(text: str, model: nn.Module, data: DataSet, labels: bool) -> Non
         )
 
 
-def _kept(asked: Asked, frame: "pd.DataFrame", data: DataSet, **pictures: "Figure") -> None:
+def kept(asked: Asked, frame: "pd.DataFrame", data: DataSet, **pictures: "Figure") -> None:
     facts = provenance(
         {
             "model": asked.model,

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .canvas import RASTERISE_ABOVE, canvas, label_y, legend_below
 from .frames import drawable, levels, note_left_out, only, require
-from .lesions import reference_lines
+from .lesions import from_zero, label_of, reference_lines
 from .style import house_style, marks
 
 
@@ -18,17 +18,17 @@ def lesion_sets(
     *,
     quantity: str = "error",
     x_label: str = "deleted blocks (count)",
-    y_label: str = "error (share of examples)",
+    y_label: str | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Error against the number of deleted blocks: every draw a point, median and 95 % quantile band.
 
     Args:
         frame: Columns `deleted`, `value`, and `family`, `statistics`, `quantity` where there are
-            any; one row per drawn set of blocks and seed.
+            any; one row per drawn set of blocks and seed. Of a whole study's frame, rows of `kind` "set" are drawn.
         quantity: Which rows are the points.
         x_label: With unit.
-        y_label: With unit.
+        y_label: With unit; None: the quantity with that of its column `unit`.
         ax: Axes to draw into, divided when there are several families; None for a new figure.
 
     Source:
@@ -42,6 +42,8 @@ def lesion_sets(
         statistics=frame.get("statistics", "as run"), family=frame.get("family", frame.get("network", ""))
     )
     points = only(frame, quantity, who)
+    if "kind" in points.columns and (points["kind"] == "set").any():
+        points = points[points["kind"] == "set"]
     kept, left_out = drawable(points, ["deleted", "value"])
     names = levels(points, "statistics")
     looks = marks(names)
@@ -76,12 +78,12 @@ def lesion_sets(
                     err_kws={"alpha": 0.18},
                     **looks[statistics].line(markeredgewidth=0),
                 )
-            reference_lines(axis, frame[frame["family"] == family])
+            reference_lines(axis, frame[frame["family"] == family], quantity)
             axis.set_title(str(family))
             axis.set_xlabel(x_label)
-            axis.set_ylim(bottom=0)
+            from_zero(axis, kept["value"])
             axis.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
         note_left_out(axes[-1], left_out, len(points))
         legend_below(figure, axes, ax)
-        label_y(figure, axes, y_label, ax)
+        label_y(figure, axes, y_label or label_of(points, quantity), ax)
     return figure

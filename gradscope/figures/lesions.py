@@ -11,9 +11,9 @@ from matplotlib.ticker import MaxNLocator
 
 from .canvas import canvas, label_y, legend_below
 from .frames import drawable, interval_note, levels, note_left_out, only, over_seeds, require, whiskers
-from .style import GREY, house_style, marks
+from .style import BLACK, GREY, house_style, marks
 
-REFERENCES = {"intact_error": ("intact network", "-"), "chance_error": ("chance level", ":")}
+LEVEL = 0.05
 
 
 def lesions(
@@ -22,19 +22,23 @@ def lesions(
     quantity: str = "error",
     solid: Sequence[str] = ("identity", "layer"),
     x_label: str = "position of the deleted block (index)",
-    y_label: str = "error (share of examples)",
+    y_label: str | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Error after deleting each junction, a panel per family, beside the intact error and chance.
 
+    A ring marks a junction whose difference from the intact network survives Holm's adjustment at 5 %, for
+    every seed where there are several.
+
     Args:
         frame: Columns `family` (or `network`), `index`, `kind`, `value`, `quantity`, and
             `statistics` ("stale", "recalibrated"), `seed`, `low`, `high` where there are any.
-            Rows of quantity "intact_error" and "chance_error" become horizontal lines.
-        quantity: Which rows are the points.
+            Rows of quantity "intact_error" and "chance_error" become horizontal lines, and the column
+            `p_holm` of "error_difference" makes the rings. Of a whole study's frame, rows with `draw` -1 are drawn.
+        quantity: Which rows are the points: `error`, or another metric with its own `intact_` and `_difference`.
         solid: Kinds drawn filled; all others (blocks that change the shape) are hollow.
         x_label: With unit.
-        y_label: With unit.
+        y_label: With unit; None: the quantity with that of its column `unit`.
         ax: Axes to draw into, divided when there are several families; None for a new figure.
 
     Source:
@@ -48,7 +52,10 @@ def lesions(
     require(frame, ["family", "index", "kind", "value"], who)
     if "statistics" not in frame.columns:
         frame = frame.assign(statistics="as run")
+    if "draw" in frame.columns:
+        frame = frame[frame["draw"].isna() | (frame["draw"] == -1)]
     points = only(frame, quantity, who)
+    ringed = surviving(frame, quantity)
     kept, left_out = drawable(points, ["index", "value"])
     summary = over_seeds(kept, ["family", "statistics", "index", "kind"], who)
     looks = marks(levels(points, "statistics"))
@@ -78,27 +85,65 @@ def lesions(
                         label=f"{statistics}{suffix}",
                         zorder=3,
                     )
-            reference_lines(axis, frame[frame["family"] == family])
+                ring = rows[[(family, statistics, place) in ringed for place in rows["index"]]]
+                if not ring.empty:
+                    axis.plot(
+                        ring["index"],
+                        ring["value"],
+                        linestyle="",
+                        marker="o",
+                        markersize=10,
+                        color=BLACK,
+                        markerfacecolor="none",
+                        label="differs from intact (Holm, 5 %)",
+                        zorder=4,
+                    )
+            reference_lines(axis, frame[frame["family"] == family], quantity)
             axis.set_title(str(family))
             axis.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
         # The panels share their y axis, so it is set once, after everything has been drawn.
         axes[0].autoscale(axis="y")
-        axes[0].set_ylim(bottom=0)
+        from_zero(axes[0], summary["value"])
         axes[-1].set_xlabel(x_label)
         note = interval_note(summary)
         if note:
             axes[-1].set_xlabel(f"{x_label}\n{note}")
         note_left_out(axes[-1], left_out, len(points))
         legend_below(figure, axes, ax)
-        label_y(figure, axes, y_label, ax)
+        label_y(figure, axes, y_label or label_of(points, quantity), ax)
     return figure
 
 
-def reference_lines(axis: Axes, frame: pd.DataFrame) -> None:
+def surviving(frame: pd.DataFrame, quantity: str) -> set[tuple[object, object, object]]:
+    """(family, statistics, index) of junctions whose difference survives Holm's adjustment in every seed."""
+    if "p_holm" not in frame.columns or "quantity" not in frame.columns:
+        return set()
+    rows = frame[frame["quantity"].isin([quantity, f"{quantity}_difference"]) & frame["p_holm"].notna()]
+    groups = rows.groupby(["family", "statistics", "index"])["p_holm"].max()
+    return set(groups.index[groups <= LEVEL])
+
+
+def label_of(points: pd.DataFrame, quantity: str) -> str:
+    """The quantity with its unit, for an axis."""
+    units = list(points["unit"].dropna().unique()) if "unit" in points.columns else []
+    unit = "share of examples" if quantity == "error" or not units else units[0]
+    return f"{quantity.replace('_', ' ')} ({unit})"
+
+
+def from_zero(axis: Axes, values: pd.Series) -> None:
+    """Let the y axis begin at 0 where nothing lies below it."""
+    if not (values < 0).any():
+        axis.set_ylim(bottom=0)
+
+
+def reference_lines(axis: Axes, frame: pd.DataFrame, quantity: str = "error") -> None:
     """Horizontal lines; the mean over seeds, one for each way of treating the statistics that differs."""
     if "quantity" not in frame.columns:
         return
-    for quantity, (label, dash) in REFERENCES.items():
-        rows = frame[(frame["quantity"] == quantity) & frame["value"].notna()]
+    for name, label, dash in (
+        (f"intact_{quantity}", "intact network", "-"),
+        (f"chance_{quantity}", "chance level", ":"),
+    ):
+        rows = frame[(frame["quantity"] == name) & frame["value"].notna()]
         for value in sorted(set(rows.groupby("statistics", dropna=False)["value"].mean().round(6))):
             axis.axhline(value, color=GREY, linestyle=dash, linewidth=1.2, label=label, zorder=1)

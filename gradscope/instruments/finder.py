@@ -1,139 +1,183 @@
-"""Which additions of an autograd graph are residual, and which of their operands are branches."""
+"""Which sums of an autograd graph are residual, and which of their operands are branches."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from gradscope.instruments.calls import AddCall
 from gradscope.instruments.graph import Graph, Node
-from gradscope.instruments.junction import Edge, Junction
+from gradscope.instruments.junction import Edge
+from gradscope.instruments.summands import Summand, Sums
 
-_ADDS = ("AddBackward0", "SubBackward0")
+
+class Found(NamedTuple):
+    """A junction in the graph.
+
+    Attributes:
+        node: The sum or concatenation.
+        kind: As in `Junction`.
+        branches: Edges of the branch operands, in the graph.
+        skips: Those of the skip operands.
+        fork: Value from which skip and branches part; None where they have none in common.
+        ends: Last nodes of the branches.
+        occurrences: All edges at which what the branches compute is used like this, for gates on the forward pass.
+    """
+
+    node: Node
+    kind: str
+    branches: tuple[Edge, ...]
+    skips: tuple[Edge, ...]
+    fork: Node | None
+    ends: tuple[Node, ...]
+    occurrences: tuple[Edge, ...]
 
 
 class Finder:
-    """The algorithm: dominators and ancestors of addition nodes."""
+    """The algorithm for sums: dominators and ancestors of their operands."""
 
-    def __init__(self, graph: Graph, called: dict[Node, AddCall], additions: int) -> None:
+    def __init__(self, graph: Graph, called: Mapping[Node, AddCall], starts: Collection[Node] = ()) -> None:
         self.graph = graph
-        self.called = called
-        self.additions = additions
+        self.sums = Sums(graph, called, starts)
+        # Per sum, the first value among all its terms, and whether it feeds all of them.
+        self._first: dict[Node, tuple[Node, bool]] = {}
 
-    def found(self) -> list[tuple[Junction, Node, tuple[Edge, ...], tuple[Edge, ...]]]:
+    def found(self) -> list[Found]:
+        """All residual sums, operands first."""
+        nodes = [node for node in self.graph.order if self.sums.of(node)]
+        for node in nodes:
+            self._first[node] = self._first_value(node)
         inner: set[Node] = set()
-        raw = []
-        for node in reversed(self.graph.order):
-            if node.name() not in _ADDS or node in inner or len(self.graph.operands(node)) < 2:
-                continue
-            fork = self._fork(node, self._flattened(node))
-            edges = self._flattened(node, fork, inner)
-            sorted_out = self._classified(node, edges)
-            if sorted_out is not None:
-                raw.append((node, *sorted_out))
-        raw.reverse()
-        nested = Counter(node for *_, region in raw for node in region if node.name() in _ADDS)
-        ordinals: dict[str, int] = {}
-        results: list[tuple[Junction, Node, tuple[Edge, ...], tuple[Edge, ...]]] = []
-        for node, kind, branches, skips, _ in raw:
-            call = self.called.get(node)
-            module = call.module if call is not None else ""
-            ordinal = ordinals[module] = ordinals.get(module, -1) + 1
-            junction = Junction(
-                name=f"{module}:{ordinal}",
-                kind=kind,
-                level=nested[node],
-                shape=call.shape if call is not None else (),
-                index=len(results),
-                branches=self._slots(branches),
-                skips=self._slots(skips),
-                additions=self.additions,
-                number=None if call is None else call.number,
-            )
-            results.append((junction, node, tuple(branches), tuple(skips)))
-        return results
+        results = []
+        for node in reversed(nodes):
+            if node not in inner:
+                classified = self._classified(node, self._terms(node, self._fork(node), inner))
+                if classified is not None:
+                    results.append(classified)
+        return results[::-1]
 
-    def _flattened(self, node: Node, fork: Node | None = None, inner: set[Node] | None = None) -> list[Edge]:
-        """Operand edges of an addition, with additions that only it consumes taken apart.
+    def _terms(self, node: Node, fork: Node | None, inner: set[Node] | None) -> list[Summand]:
+        """The terms of a sum, with sums that only it consumes taken apart.
 
-        With a `fork`, a residual addition that forks off elsewhere stays whole: it ends the branch of a
-        longer skip. What is taken apart is added to `inner`.
+        With `inner`, a residual sum that forks off elsewhere stays whole: it ends the branch of a longer skip.
+        What is taken apart is added to `inner`.
         """
-        edges = []
-        for slot, operand in self.graph.operands(node):
-            if operand.name() in _ADDS and self.graph.consumers[operand] == 1:
-                whole = fork is not None and self._forks_elsewhere(operand, fork)
-                deeper = [] if whole else self._flattened(operand, fork, inner)
-                if len(deeper) > 1:
-                    if inner is not None:
-                        inner.add(operand)
-                    edges.extend(deeper)
-                    continue
-            edges.append(Edge(node, slot))
-        return edges
+        terms: list[Summand] = []
+        waiting = [*reversed(self.sums.of(node))]
+        while waiting:
+            term = waiting.pop()
+            nested = self._nested(term)
+            if nested is None or (inner is not None and self._forks_elsewhere(nested, fork)):
+                terms.append(term)
+                continue
+            if inner is not None:
+                inner.add(nested)
+            waiting.extend(reversed(self.sums.of(nested)))
+        return terms
 
-    def _forks_elsewhere(self, node: Node, fork: Node) -> bool:
-        edges = self._flattened(node)
-        sorted_out = self._classified(node, edges)
-        return sorted_out is not None and bool(sorted_out[2]) and self._fork(node, edges) is not fork
-
-    def _fork(self, node: Node, edges: Sequence[Edge]) -> Node | None:
-        """The value that the operands of an addition have in common: one of them, or what dominates it."""
-        nodes = [self._value(edge) for edge in edges]
-        first = min(nodes, key=self.graph.position.__getitem__)
-        if all(self.graph.between(first, operand) is not None for operand in nodes):
-            return first
-        return self.graph.dominator[node]
-
-    def _value(self, edge: Edge) -> Node:
-        """The operand at an edge; a constant added to it (Python's `sum` begins with 0 + x) changes nothing."""
-        node = edge.node.next_functions[edge.slot][0]
-        while node.name() == "AddBackward0" and len(operands := self.graph.operands(node)) == 1:
-            node = operands[0][1]
-        return node
-
-    def _classified(
-        self, node: Node, edges: list[Edge]
-    ) -> tuple[str, list[Edge], list[Edge], set[Node]] | None:
-        """Kind, branch edges, skip edges and the nodes of all branches; None if this is no junction."""
-        nodes = [self._value(edge) for edge in edges]
-        fork = min(nodes, key=self.graph.position.__getitem__)
-        regions = [self.graph.between(fork, operand) for operand in nodes]
-        if all(region is not None for region in regions):
-            branches = [(edge, region) for edge, region in zip(edges, regions, strict=True) if region]
-            skips = [edge for edge, region in zip(edges, regions, strict=True) if not region]
-            if len(skips) != 1 or not all(self.graph.has_weights(region) for _, region in branches):
-                return None
-            return "identity", [edge for edge, _ in branches], skips, set().union(*(r for _, r in branches))
-        return self._rejoined(node, edges, nodes)
-
-    def _rejoined(
-        self, node: Node, edges: list[Edge], nodes: list[Node]
-    ) -> tuple[str, list[Edge], list[Edge], set[Node]] | None:
-        """An addition whose operands meet again only at its immediate dominator."""
-        fork = self.graph.dominator[node]
-        regions = [self.graph.between(fork, operand) or set() for operand in nodes]
-        weighted = [self.graph.has_weights(region) for region in regions]
-        if not any(weighted):
+    def _nested(self, term: Summand) -> Node | None:
+        """The sum that a term is, if nothing else consumes it."""
+        if term.is_product:
             return None
-        everything: set[Node] = set().union(*regions)
-        if self._is_gated(fork, nodes):
-            return "gated", edges, [], everything
-        linear = [w and self.graph.is_linear(r) for w, r in zip(weighted, regions, strict=True)]
-        skips = [place for place, flag in enumerate(linear) if flag]
+        node = self.graph.inputs[term.edges[0].node][term.edges[0].slot][0]
+        alone = self.graph.consumers[node] == 1 and not self.sums.mixes(node)
+        return node if alone and self.sums.of(node) else None
+
+    def _forks_elsewhere(self, node: Node, fork: Node | None) -> bool:
+        if self._fork(node) is fork:
+            return False
+        classified = self._classified(node, self._terms(node, None, None))
+        return classified is not None and bool(classified.skips)
+
+    def _fork(self, node: Node) -> Node | None:
+        """The value that the terms of a sum have in common: one of them, or what dominates it."""
+        first, feeds_all = self._first[node]
+        return first if feeds_all else self._above(node)
+
+    def _above(self, node: Node) -> Node | None:
+        above = self.graph.dominator[node]
+        return None if above is None else self.sums.same(above)
+
+    def _first_value(self, node: Node) -> tuple[Node, bool]:
+        nested = [(term, self._nested(term)) for term in self.sums.of(node)]
+        firsts = [
+            self._first[n][0] if n is not None else min(self.sums.values(t), key=self._place)
+            for t, n in nested
+        ]
+        first = min(firsts, key=self._place)
+        for (term, inside), own in zip(nested, firsts, strict=True):
+            if inside is not None and own is first:
+                # Known since the sum inside was looked at, so a sum of many terms is not gone through again and again.
+                fed = self._first[inside][1]
+            else:
+                terms = [term] if inside is None else self._terms(inside, None, None)
+                fed = all(self.sums.is_fed(first, t) for t in terms)
+            if not fed:
+                return first, False
+        return first, True
+
+    def _place(self, node: Node) -> int:
+        return self.graph.position[node]
+
+    def _classified(self, node: Node, terms: Sequence[Summand]) -> Found | None:
+        """What kind of junction a sum of these terms is; None if it is none."""
+        if self.sums.mixes(node):
+            return self._mixed(node, terms)
+        first = min((value for term in terms for value in self.sums.values(term)), key=self._place)
+        skips = [t for t in terms if not t.is_product and self.sums.value(t.edges[0]) is first]
+        if skips and all(self.sums.is_fed(first, term) for term in terms):
+            branches = [term for term in terms if term not in skips]
+            if len(skips) == 1 and all(self.sums.has_weights(first, term) for term in branches):
+                return self._as_found(node, "identity", branches, skips, first)
+            return None
+        return self._rejoined(node, terms)
+
+    def _rejoined(self, node: Node, terms: Sequence[Summand]) -> Found | None:
+        """A sum whose terms meet again only at its immediate dominator; with none in common it is no junction."""
+        fork = self._above(node)
+        weighted = [self.sums.has_weights(fork, term) for term in terms]
+        if fork is None or not any(weighted):
+            return None
+        if self._is_gated(fork, terms):
+            return self._as_found(node, "gated", terms, [], fork)
+        linear = [w and self.sums.is_linear(fork, term) for w, term in zip(weighted, terms, strict=True)]
+        skips = [term for term, flag in zip(terms, linear, strict=True) if flag]
         kind = "projection"
-        if not any(not flag and w for flag, w in zip(linear, weighted, strict=True)):
+        if not any(w and not flag for flag, w in zip(linear, weighted, strict=True)):
             skips = []
         if not skips:
-            skips, kind = [place for place, flag in enumerate(weighted) if not flag], "nonparam-skip"
+            skips = [term for term, flag in zip(terms, weighted, strict=True) if not flag]
+            kind = "nonparam-skip"
         if len(skips) != 1:
-            return "branches", edges, [], everything
-        branches = [place for place in range(len(edges)) if place not in skips]
-        region: set[Node] = set().union(*(regions[place] for place in branches))
-        return kind, [edges[place] for place in branches], [edges[place] for place in skips], region
+            return self._as_found(node, "branches", terms, [], fork)
+        return self._as_found(node, kind, [term for term in terms if term not in skips], skips, fork)
 
-    def _is_gated(self, fork: Node | None, nodes: list[Node]) -> bool:
-        if fork is None or len(nodes) != 2 or not all(node.name().startswith("Mul") for node in nodes):
-            return False
-        return any(operand is fork for node in nodes for _, operand in self.graph.operands(node))
+    def _mixed(self, node: Node, terms: Sequence[Summand]) -> Found | None:
+        fork = self._above(node)
+        if fork is None or not any(self.sums.has_weights(fork, term) for term in terms):
+            return None
+        carried = any(value is fork for term in terms for value in self.sums.values(term))
+        return self._as_found(node, "gated" if carried else "branches", terms, [], fork)
 
-    def _slots(self, edges: Sequence[Edge]) -> tuple[tuple[int, int], ...]:
-        return tuple((self.called[e.node].number, e.slot) for e in edges if e.node in self.called)
+    def _is_gated(self, fork: Node, terms: Sequence[Summand]) -> bool:
+        factors = [self._factors(term) for term in terms]
+        return len(terms) == 2 and all(factors) and any(fork in values for values in factors)
+
+    def _factors(self, term: Summand) -> list[Node]:
+        if term.is_product:
+            return self.sums.values(term)
+        (value,) = self.sums.values(term)
+        if not value.name().startswith("Mul") or any(o is None for o, _ in value.next_functions):
+            return []
+        return [self.sums.same(operand) for operand, _ in value.next_functions]
+
+    def _as_found(
+        self, node: Node, kind: str, branches: Sequence[Summand], skips: Sequence[Summand], fork: Node | None
+    ) -> Found:
+        edges = tuple(_edges(branches))
+        # A product is closed by one of its factors, and scaled only once if only one of them is.
+        once = tuple(term.edges[0] for term in branches)
+        ends = tuple(value for term in branches for value in self.sums.values(term))
+        return Found(node, kind, edges, tuple(_edges(skips)), fork, ends, once)
+
+
+def _edges(terms: Sequence[Summand]) -> Iterator[Edge]:
+    return (edge for term in terms for edge in term.edges)

@@ -17,28 +17,61 @@ def source_of(model: nn.Module, inputs: Any) -> Iterator[tuple[Any, Callable[[],
     modules make of integer tensors of `inputs`, and if that cannot be told, what the first embedding to run
     makes. The network gets a copy of the source, which it may change in place.
     """
+    with _opened(model, inputs, streams=False) as (placed, sources):
+        yield placed, lambda: sources()[0]
+
+
+@contextmanager
+def streams_of(
+    model: nn.Module, inputs: Any
+) -> Iterator[tuple[Any, Callable[[], tuple[list[Tensor], list[Tensor]]]]]:
+    """As `source_of`, beside the sources with what else may carry a stream of its own.
+
+    That is every other floating-point tensor of two or more dimensions, unless it is passed by a keyword (or under a
+    key) with "mask" in it, and what embeddings make of integer tensors beside a floating-point source. Whether one of
+    them is a second input, like the target of an encoder-decoder, is seen on the graph (`Graph`, `candidates`).
+    """
+    with _opened(model, inputs, streams=True) as (placed, sources):
+        yield placed, sources
+
+
+@contextmanager
+def _opened(
+    model: nn.Module, inputs: Any, streams: bool
+) -> Iterator[tuple[Any, Callable[[], tuple[list[Tensor], list[Tensor]]]]]:
     tensors = tensors_of(inputs)
-    if tensors and tensors[0].is_floating_point():
-        given = tensors[0].clone() if tensors[0].is_inference() else tensors[0]
-        leaf = given.detach().requires_grad_()
-        yield _mapped(inputs, lambda t: leaf.clone() if t is tensors[0] else t), lambda: [leaf]
-        return
+    main = tensors[0] if tensors and tensors[0].is_floating_point() else None
+    opened = [] if main is None else [main]
+    if streams:
+        opened += [
+            t for name, t in _named(inputs) if t.is_floating_point() and t.ndim > 1 and "mask" not in name
+        ]
+    leaves = {id(t): (t.clone() if t.is_inference() else t).detach().requires_grad_() for t in opened}
+    placed = _mapped(inputs, lambda t: leaves[id(t)].clone() if id(t) in leaves else t) if leaves else inputs
+    pointers = {tensor.data_ptr() for tensor in tensors if not tensor.is_floating_point()}
     embedded: list[Tensor] = []
     first_to_run: list[Tensor] = []
-    pointers = {tensor.data_ptr() for tensor in tensors if not tensor.is_floating_point()}
 
     def on_embedding(module: nn.Module, arguments: Any, output: Tensor) -> Tensor | None:
         read = first_tensor(arguments)
         told = read is not None and read.data_ptr() in pointers
-        if not told and first_to_run:
+        if not told and (first_to_run or main is not None):
             return None
         source = output.detach().requires_grad_()
         (embedded if told else first_to_run).append(source)
         return source.clone()
 
-    handles = [m.register_forward_hook(on_embedding) for m in model.modules() if isinstance(m, nn.Embedding)]
+    def sources() -> tuple[list[Tensor], list[Tensor]]:
+        others = [leaf for key, leaf in leaves.items() if main is None or key != id(main)]
+        if main is None:
+            return embedded or first_to_run, others
+        return [leaves[id(main)]], others + embedded
+
+    listening = main is None or (streams and bool(pointers))
+    embeddings = [m for m in model.modules() if isinstance(m, nn.Embedding)] if listening else []
+    handles = [module.register_forward_hook(on_embedding) for module in embeddings]
     try:
-        yield inputs, lambda: embedded or first_to_run
+        yield placed, sources
     finally:
         for handle in handles:
             handle.remove()
@@ -52,6 +85,17 @@ def tensors_of(structure: Any) -> list[Tensor]:
     if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
         return []
     return [tensor for value in values for tensor in tensors_of(value)]
+
+
+def _named(structure: Any, name: str = "") -> list[tuple[str, Tensor]]:
+    """All tensors, each with the innermost key above it."""
+    if isinstance(structure, Tensor):
+        return [(name, structure)]
+    if hasattr(structure, "items"):
+        return [pair for key, value in structure.items() for pair in _named(value, str(key))]
+    if isinstance(structure, str | bytes) or not hasattr(structure, "__iter__"):
+        return []
+    return [pair for value in structure for pair in _named(value, name)]
 
 
 def _mapped(structure: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradscope.instruments.junctions import junctions
-from gradscope.studies.lesion_study import layer_lesion_study, lesion_study
+from gradscope.studies.layer_lesion_study import layer_lesion_study
+from gradscope.studies.lesion_study import lesion_study
 from gradscope.studies.path_spectrum import path_spectrum
 from gradscope.studies.settings import data_set
 from gradscope.studies.specimens import trained, untrained
@@ -40,7 +41,14 @@ def lesions(
     inputs = data_of.train[0][:calibration]
     if family == "resnet":
         return lesion_study(
-            (model, test), sets=sets, subsets=subsets, calibration=inputs, seed=seed, show=False
+            (model, test),
+            sets=sets,
+            subsets=subsets,
+            recalibrate=True,
+            groups=None,
+            calibration=inputs,
+            seed=seed,
+            show=False,
         )
     return layer_lesion_study((model, test), calibration=inputs, show=False)
 

@@ -1,257 +1,196 @@
-"""Which residual blocks matter, and how many can go? Error after closing branches."""
+"""Which residual blocks matter, and how many can go? What closing branches costs."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from gradscope.instruments.batch_norm import batch_norm_layers
 from gradscope.instruments.calls import additions
-from gradscope.instruments.gates import bypass, lesion
-from gradscope.instruments.junctions import Junctions, trace
-from gradscope.instruments.quiet import left_as_found
-from gradscope.instruments.recalibrate import recalibrated
-from gradscope.instruments.sites import sites
-from gradscope.measures.intervals import wilson
-from gradscope.problem import Problem, as_problem
+from gradscope.instruments.gates import closable, lesion
+from gradscope.instruments.junction import Junction
+from gradscope.instruments.junctions import Junctions, Trace, trace
+from gradscope.problem import Problem, as_problem, examples_in
 from gradscope.progress import progress
+from gradscope.studies.lesion_bench import Bench, evaluated
+from gradscope.studies.lesion_cost import announce, cost_frame, seconds_an_example
+from gradscope.studies.lesion_passes import FullPasses, Gate, prefix_reuse
+from gradscope.studies.lesion_plan import planned
+from gradscope.studies.lesion_run import Study, framed
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Lesioned = Callable[[], AbstractContextManager[object]]
 
 
 def lesion_study(
     problem: Any,
     *,
-    sets: Sequence[int] = (),
+    junctions: str | Junction | Sequence[Junction] | None = None,
+    metric: Any = "error",
+    kind: str = "zero",
+    factor: float | None = None,
+    reference: Any = None,
+    singles: bool = True,
+    sets: Sequence[int] | None = None,
     subsets: int = 30,
-    calibration: Tensor | None = None,
-    recalibrate: bool = True,
+    recalibrate: bool | str = "half",
+    greedy: int = 0,
+    groups: str | Mapping[str, str] | None = "kind",
+    calibration: Any = None,
+    resamples: int = 10_000,
     seed: int = 0,
+    dry_run: bool = False,
     show: bool | None = None,
 ) -> "pd.DataFrame":
-    """Error of a classifier after closing each residual branch, and random sets of them.
+    """What a network loses when residual branches are closed: each alone, random sets, kinds, greedily.
 
-    A block whose skip projects keeps its projection. All errors are over the same images. Each row of the
-    frame costs one pass over the data, a recalibrated one another over the calibration inputs.
+    A block whose skip projects keeps its projection. Everything is measured on the same examples, in eval
+    mode. With batch normalisation each value is there twice: with the stored statistics, of the intact network,
+    and with those that the lesioned network has itself; most of the damage of many lesions is the mismatch.
+    The cost is said on standard error before the work begins.
 
     Args:
-        problem: Problem or (model, data) with class labels; all batches are used.
-        sets: Numbers of branches to close together, each `subsets` times at random.
-        subsets: Random sets for each number.
-        calibration: Inputs [N, ...] for batch-norm statistics of the lesioned network, no labels needed.
-            None: the problem's own inputs, which the `reason` column then says.
-        recalibrate: Whether to measure with recalibrated statistics too.
-        seed: Of the random sets.
-        show: Progress, as in `progress`.
+        problem: Problem or (model, data); all batches are used.
+        junctions: Those to close: None for every junction of level 0 with a branch; a pattern of names such as
+            `layer3.*`; or junctions, found or by hand.
+        metric: What is measured, or several: `error` (wrong classes), `loss` (the problem's), `margin` (logit of
+            the target minus the largest other), `kl` (from the intact network's softmax to the lesioned one's; of
+            a sequence, the mean over its tokens; needs no targets), or a function f(output, target,
+            intact_output) -> [N]. The intact network has the same kind of statistics as the lesioned one.
+        kind, factor, reference: What is put in a branch's place, as in `lesion`; `seed` draws resamplings.
+        singles: Whether every junction is closed alone.
+        sets: Numbers of branches to close together, each `subsets` times at random. None: ten numbers or fewer,
+            spread from 1 to all. An empty list for none.
+        subsets: Random sets for each number. Their spread exceeds the interval over examples: 30 or more advised.
+        recalibrate: Whether to measure with recalibrated statistics too; `half`: all but the second half of the
+            random sets of each number.
+        greedy: So many branches are closed one after the other, always the one that costs least by the first
+            metric with stored statistics; smaller is better but for `margin`. It is chosen on the examples that
+            judge it, which flatters it.
+        groups: Closed together: `kind`, all junctions of each kind; or names with patterns of junctions, such
+            as {"attention": "*attn*"}; None for no groups.
+        calibration: Inputs for the statistics of lesioned networks, no labels needed: [N, ...], a dict batch, or
+            a list of batches, which weigh the same whatever their sizes. None: the problem's own, which `reason` says.
+        resamples: Bootstrap draws of the examples. A p-value cannot fall below 1 / (resamples + 1): for Holm over n
+            junctions draw more than 20 n.
+        seed: Of sets, bootstrap draws and resampled branches.
+        dry_run: Return the cost instead: see below.
+        show: Progress, as in `progress`; False also keeps the cost to itself.
 
     Returns:
-        Frame with columns `quantity` (`error`; `intact_error`; `chance_error`, of always naming the
-        largest class), `unit`, `statistics` (`stale`: stored ones, of the intact network; `recalibrated`;
-        `none` without batch normalisation), `junction`, `kind`, `index`, `deleted` (how many), `draw`,
-        `value`, `low`, `high` (Wilson 95 % over images), `n` (images), `status`, `reason`.
+        Frame with columns `quantity`, `unit`, `statistics`, `gate`, `junction`, `kind`, `index`, `deleted` (how
+        many), `draw`, `passes` (`prefix reuse`, or `full passes` and why), `value` (mean over examples), `low`,
+        `high`, `p_value`, `p_holm`, `n` (examples), `status`, `reason`.
+
+        With m a metric's name (a function's own name), quantities are `m`; `m_difference`, lesioned minus intact
+        on the same examples, for single lesions; `intact_m`; and beside `error` `chance_error`, of always naming
+        the largest class. `statistics` is `stale`, `recalibrated`, `batch` (those of the batch, none are stored),
+        or `none` (no batch normalisation). `kind` is the junction's, or `set`, `group` (named by `junction`) or
+        `greedy` (`junction` went last); `draw` counts random sets, and is 0 for groups and greedy removal, -1 for
+        the rest.
+
+        Intervals are 95 % over examples: Wilson's for `error`, Agresti and Min's for its difference, bootstrap
+        percentiles for all else. `p_value` is McNemar's exact one for `error` and a paired bootstrap's for all else;
+        `p_holm` is adjusted over the junctions.
+
+        With `dry_run`, a row for each part of the study and treatment of the statistics: `part`, `statistics`,
+        `lesions`, `passes` (on one batch each, in whole ones), `branch_evaluations`, `seconds` (from one timed
+        pass) and `how`. Where prefixes are shared, what greedy removal takes is an estimate from above. Finding
+        the junctions, preparing to share (some five passes on two examples) and the timed pass come on top.
 
     Raises:
-        ValueError: No residual branch to close; a number in `sets` that is out of range; stored
+        ValueError: No branch to close; an option out of range; a metric that the data does not allow; stored
             statistics that were never updated.
 
     Source:
-        Veit et al. (2016), arXiv:1605.06431, figures 3 and 5a; statistics: a pitfall found since.
+        Veit et al. (2016), arXiv:1605.06431, figures 3 and 5a; statistics and tests: pitfalls found since.
     """
     problem = as_problem(problem)
-    with _evaluated(problem):
-        found = _junctions(problem)
-        closable = [j for j in found if j.level == 0 and j.graded and j.branches]
-        if not closable:
-            raise ValueError(
-                f"{type(problem.model).__name__} has no residual branch to close. For a plain network, use "
-                "layer_lesion_study, which replaces layers by the identity."
-            )
-        wrong = [count for count in sets if not 1 <= count <= len(closable)]
-        if wrong or subsets < 1:
-            raise ValueError(
-                f"sets are numbers from 1 to {len(closable)} (the branches here) and subsets is at least 1, "
-                f"got sets {list(sets)} and subsets {subsets}."
-            )
-        bench = _Bench(problem, calibration, recalibrate)
-        rows = bench.reference_rows()
-        generator = torch.Generator().manual_seed(seed)
-        chosen = [(place, [junction]) for place, junction in enumerate(closable)]
-        drawn = [
-            (draw, [closable[int(i)] for i in torch.randperm(len(closable), generator=generator)[:count]])
-            for count in sets
-            for draw in range(subsets)
-        ]
-        with progress("lesions", len(chosen) + len(drawn), show=show) as advance:
-            for _, single in chosen:
-                junction = single[0]
-                labels = {"junction": junction.name, "kind": junction.kind, "index": junction.index}
-                rows += bench.rows(partial(lesion, problem.model, single), deleted=1, draw=-1, **labels)
-                advance(1)
-            for draw, several in drawn:
-                labels = {"junction": "", "kind": "set", "index": -1}
-                rows += bench.rows(
-                    partial(lesion, problem.model, several), deleted=len(several), draw=draw, **labels
-                )
-                advance(1)
-    return _frame(rows)
-
-
-def layer_lesion_study(
-    problem: Any,
-    *,
-    at: str | Sequence[str] = "blocks.*",
-    calibration: Tensor | None = None,
-    recalibrate: bool = True,
-    show: bool | None = None,
-) -> "pd.DataFrame":
-    """Error of a plain classifier after replacing each layer by the identity, where shapes allow.
-
-    The control of Veit et al. (2016) for a network without skips. Frame as `lesion_study`, `kind` `layer`;
-    a layer that changes the shape is a row with `status` `skipped`.
-
-    Args:
-        problem: Problem or (model, data) with class labels.
-        at: The layers, as in `instruments.sites`.
-        calibration, recalibrate, show: As in `lesion_study`.
-    """
-    problem = as_problem(problem)
-    with _evaluated(problem):
-        bench = _Bench(problem, calibration, recalibrate)
-        rows = bench.reference_rows()
-        layers = sites(problem.model, at)
-        with progress("layer lesions", len(layers), show=show) as advance:
-            for index, layer in enumerate(layers):
-                labels = {"junction": layer.name, "kind": "layer", "index": index}
-                if _keeps_shape(problem, layer.name):
-                    rows += bench.rows(
-                        partial(bypass, problem.model, layer.name), deleted=1, draw=-1, **labels
-                    )
-                else:
-                    rows.append(
-                        {
-                            "quantity": "error",
-                            "statistics": bench.kinds[0],
-                            "deleted": 1,
-                            "draw": -1,
-                            **labels,
-                        }
-                        | {"value": math.nan, "low": math.nan, "high": math.nan, "n": bench.images}
-                        | {"status": "skipped", "reason": "the layer changes the shape"}
-                    )
-                advance(1)
-    return _frame(rows)
-
-
-class _Bench:
-    """Measures the error under a lesion, with stale and with recalibrated statistics."""
-
-    def __init__(self, problem: Problem, calibration: Tensor | None, recalibrate: bool) -> None:
-        self.problem = problem
-        self.batches = list(problem.batches())
-        targets = [target for _, target in self.batches if target is not None]
-        if len(targets) < len(self.batches):
-            raise ValueError("A lesion study counts errors, but the data has no targets. Pass data=(x, y).")
-        labels = torch.cat(targets)
-        if (
-            labels.ndim != 1
-            or labels.is_floating_point()
-            or labels.is_complex()
-            or labels.dtype == torch.bool
-        ):
-            raise ValueError(
-                f"A lesion study counts wrong classes: targets are class numbers [N], got {labels.dtype} "
-                f"{list(labels.shape)}. Pass class numbers, such as one_hot.argmax(dim=1)."
-            )
-        self.images = len(labels)
-        self.largest_class = int(torch.bincount(labels).max())
-        if calibration is None:
-            self.calibration = [inputs for inputs, _ in self.batches]
-            self.reason = "calibrated on the problem's own inputs"
-        else:
-            self.calibration = list(calibration.to(problem.device, problem.dtype).split(256))
-            self.reason = ""
-        normalised = bool(batch_norm_layers(problem.model))
-        self.kinds = (
-            ["stale", "recalibrated"] if normalised and recalibrate else ["stale"] if normalised else ["none"]
+    with evaluated(problem):
+        chosen, traced = _chosen(problem, junctions)
+        plan = planned(
+            chosen,
+            singles=singles,
+            sets=sets,
+            subsets=subsets,
+            recalibrate=recalibrate,
+            groups=groups,
+            seed=seed,
         )
-
-    def rows(self, lesioned: Lesioned, **labels: Any) -> list[dict[str, Any]]:
-        rows = []
-        for statistics in self.kinds:
-            renewed = statistics == "recalibrated"
-            renewal = recalibrated(self.problem.model, self.calibration, self.problem.outputs)
-            with lesioned(), renewal if renewed else nullcontext():
-                value, low, high = wilson(self._wrong(), self.images)
-            measured = {"value": value, "low": low, "high": high, "n": self.images, "status": "ok"}
-            reason = {"reason": self.reason if renewed else ""}
-            rows.append({"quantity": "error", "statistics": statistics} | labels | measured | reason)
-        return rows
-
-    def reference_rows(self) -> list[dict[str, Any]]:
-        labels = {"junction": "", "kind": "", "index": -1, "deleted": 0, "draw": -1}
-        # Additions are watched here too: torch takes another route through fused attention when they are.
-        watched = partial(additions, self.problem.model)
-        rows = [row | {"quantity": "intact_error"} for row in self.rows(watched, **labels)]
-        chance = 1 - self.largest_class / self.images
-        return [
-            *rows,
-            rows[0] | {"quantity": "chance_error", "value": chance, "low": math.nan, "high": math.nan},
-        ]
-
-    def _wrong(self) -> int:
-        with torch.no_grad():
-            return sum(
-                int((self.problem.outputs(inputs).argmax(dim=1) != targets).sum())
-                for inputs, targets in self.batches
-                if targets is not None
+        if not isinstance(greedy, int) or not 0 <= greedy <= len(chosen):
+            raise ValueError(
+                f"greedy is a number of branches from 0 to {len(chosen)} (all here), got {greedy!r}."
             )
-
-
-@contextmanager
-def _evaluated(problem: Problem) -> Iterator[None]:
-    """Eval mode with stored statistics, as a deployed network runs; refused while they are fresh."""
-    if problem.batch_norm not in ("auto", "running"):
-        raise ValueError(
-            f"A lesion study runs the network as deployed, with stored statistics and with recalibrated ones, so "
-            f"batch_norm={problem.batch_norm!r} has no meaning here. Leave it out."
+        if not isinstance(resamples, int) or resamples < 2:
+            raise ValueError(f"resamples is a whole number, at least 2, got {resamples!r}.")
+        options = {"kind": kind, "factor": factor, "reference": reference, "seed": seed}
+        gate = _gate(problem, chosen, options)
+        if reference is None:
+            with gate((0,)):
+                pass  # A wrong kind or factor is told before anything long begins, and in a dry run.
+        bench = Bench(problem, metric, calibration, bool(recalibrate), len(chosen))
+        inputs, _ = problem.first_batch()
+        shared = prefix_reuse(problem.model, problem.outputs, chosen, traced, inputs, kind, factor)
+        passes = (
+            FullPasses(problem.model, problem.outputs, len(chosen), gate, shared, _entering(reference))
+            if isinstance(shared, str)
+            else shared
         )
-    layers = [layer for layer in batch_norm_layers(problem.model) if layer.track_running_stats]
-    if any(layer.num_batches_tracked == 0 for layer in layers):
-        raise ValueError(
-            "The stored batch-norm statistics were never updated (mean 0, variance 1 normalise nothing), so the intact "
-            "network has no error to compare with. Train it, or run it in train mode on some data first."
-        )
-    with left_as_found(problem.model):
-        problem.model.eval()
-        yield
+        told = "zero" if kind == "zero" else f"{kind} {factor:g}" if factor is not None else kind
+        study = Study(bench, passes, plan, greedy, chosen, told)
+        if dry_run or show is not False:
+            seconds = seconds_an_example(problem, gate)
+            if dry_run:
+                return cost_frame(study.parts(), len(chosen), seconds)
+            announce(study.parts(), seconds)
+        with progress("lesions", study.steps(), show=show) as advance:
+            return framed(study.rows(advance, resamples, seed))
 
 
-def _junctions(problem: Problem) -> Junctions:
+def _chosen(
+    problem: Problem, asked: str | Junction | Sequence[Junction] | None
+) -> tuple[list[Junction], Trace | None]:
+    """The junctions to close, in forward order, and the pass in which all were found."""
+    given = None if asked is None or isinstance(asked, str) else _given(asked)
+    if given is not None and not all(junction.branches for junction in given):
+        return given, None
     inputs, _ = problem.first_batch()
-    found = trace(problem.model, problem.outputs, inputs)
-    return Junctions(found.junctions)
+    traced = trace(problem.model, problem.outputs, inputs)
+    if given is not None:
+        return given, traced
+    found = Junctions(traced.junctions)
+    named = found.matching(asked) if isinstance(asked, str) else found
+    chosen = [junction for junction in named if junction.level == 0 and closable(junction)]
+    if not chosen:
+        matching = "" if asked is None else f" among the {len(named)} junctions that match {asked!r}"
+        raise ValueError(
+            f"{type(problem.model).__name__} has no residual branch to close{matching}. For a plain network, use "
+            "layer_lesion_study, which replaces layers by the identity; for a sum inside a kernel, "
+            "junctions=[junction_by_hand(...)]."
+        )
+    return chosen, traced
 
 
-def _keeps_shape(problem: Problem, layer: str) -> bool:
-    inputs, _ = problem.first_batch()
-    try:
-        with bypass(problem.model, layer), torch.no_grad():
-            problem.outputs(inputs[:1] if isinstance(inputs, Tensor) else inputs)
-    except ValueError:
-        return False
-    return True
+def _given(asked: Any) -> list[Junction]:
+    asked = [asked] if isinstance(asked, Junction) else asked
+    strange = [one for one in asked if not isinstance(one, Junction)]
+    if strange or not asked:
+        raise ValueError(
+            f"junctions is None, a pattern of names, or at least one Junction, got {strange[:1] or list(asked)}."
+        )
+    return sorted(asked, key=lambda junction: junction.index)
 
 
-def _frame(rows: list[dict[str, Any]]) -> "pd.DataFrame":
-    import pandas as pd
+def _gate(problem: Problem, junctions: Sequence[Junction], options: dict[str, Any]) -> Gate:
+    # Additions are watched in the intact network too: torch takes another route through fused attention then.
+    watched = partial(additions, problem.model)
+    return lambda closed: (
+        lesion(problem.model, [junctions[i] for i in closed], **options) if closed else watched()
+    )
 
-    columns = ["quantity", "unit", "statistics", "junction", "kind", "index", "deleted", "draw"]
-    measured = ["value", "low", "high", "n", "status", "reason"]
-    return pd.DataFrame([{"unit": "share of images"} | row for row in rows])[[*columns, *measured]]
+
+def _entering(reference: Any) -> tuple[int, int]:
+    """Batches and examples that a lesion runs on being entered."""
+    if reference is None:
+        return 0, 0
+    batches = reference if isinstance(reference, list) else [reference]
+    inputs = [batch[0] if isinstance(batch, tuple) else batch for batch in batches]
+    return len(batches), sum(examples_in(batch) for batch in inputs)

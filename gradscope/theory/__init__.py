@@ -22,6 +22,12 @@ from gradscope.theory.path_counts import (
     surviving_fraction,
 )
 from gradscope.theory.path_lengths import batch_norm_gains, initialisation_path_lengths, mean_path_length
+from gradscope.theory.path_weights import (
+    incoherent_path_weights,
+    log_elementary_symmetric,
+    path_weights,
+    peak_path_fraction,
+)
 from gradscope.theory.shattering import (
     highway,
     plain_batch_norm_variance,
@@ -47,14 +53,18 @@ __all__ = [
     "expected_autocorrelation",
     "higher_shortcut_spectrum",
     "highway",
+    "incoherent_path_weights",
     "initialisation_path_lengths",
     "isotropic_one_shortcut_spectrum",
     "k0",
     "k1",
+    "log_elementary_symmetric",
     "mass_between",
     "mean_path_length",
     "one_shortcut_hessian",
     "path_counts",
+    "path_weights",
+    "peak_path_fraction",
     "plain_batch_norm_variance",
     "plain_centred",
     "plain_correlation",

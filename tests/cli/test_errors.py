@@ -98,6 +98,15 @@ WRONG = {
         on("plain:depth=8", "--sets", "1", verb="lesions"),
         "Leave one of the two out",
     ),
+    "greedy removal of a plain network": (
+        on("plain:depth=8", "--greedy", "1", verb="lesions"),
+        "Leave one of the two out",
+    ),
+    "more branches than there are": (on(SMALL, "--greedy", "4", verb="lesions"), r"from 0 to 3 .* got 4"),
+    "unknown metric": (
+        on(SMALL, "--metric", "accuracy", verb="lesions"),
+        "error, loss, margin, kl.*'accuracy'",
+    ),
     "unknown source": (on(SMALL, "--source", "weights"), "source is one of output, loss, got 'weights'"),
     "no example": (
         on(SMALL, "--examples", "0"),

@@ -13,7 +13,7 @@ import gradscope as gs
 from gradscope.cli import main
 from gradscope.instruments.recalibrate import recalibrated
 from gradscope.studies import settings as settings_module
-from gradscope.studies.lesion_study import layer_lesion_study
+from gradscope.studies.layer_lesion_study import layer_lesion_study
 
 FACTORY = """
 from torch import nn
@@ -88,7 +88,29 @@ def test_lesions_is_lesion_study_after_calibration(tmp_path):
             (model, IMAGES), sets=[1, 2], subsets=2, calibration=DATA.train[0][:512], seed=3
         )
     assert_same(run("lesions", tmp_path, "--sets", "1,2", "--subsets", "2"), computed)
-    assert {path.name for path in tmp_path.glob("*.png")} == {"single.png", "sets.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {"single.png", "sets.png", "groups.png"}
+
+
+def test_lesions_by_several_metrics_and_greedily(tmp_path, capsys):
+    options = ["--metric", "loss,kl", "--greedy", "2", "--sets", "spread", "--subsets", "1"]
+    kept = run("lesions", tmp_path, *options)
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith("lesion study: ") and "forward passes" in first
+    assert {"loss", "kl", "loss_difference", "intact_kl"} <= set(kept["quantity"])
+    assert set(kept["deleted"]) == {0, 1, 2, 3} and sum(kept["kind"] == "greedy") == 8
+    drawn = {
+        f"{name}{metric}.png" for name in ("single", "sets", "groups", "greedy") for metric in ("", "_kl")
+    }
+    assert {path.name for path in tmp_path.glob("*.png")} == drawn
+
+
+@pytest.mark.parametrize("model", [SMALL, "vgg:depth=7,width=4"])
+def test_a_dry_run_prints_the_cost_and_writes_nothing(tmp_path, capsys, model):
+    asked = ["lesions", "--model", model, "--examples", "16", "--out", str(tmp_path / "out")]
+    assert main([*asked, "--epochs", "1000000", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.split()[:6] == ["part", "statistics", "lesions", "passes", "branch_evaluations", "seconds"]
+    assert "single" in printed and not list(tmp_path.rglob("*.csv"))
 
 
 def test_in_a_plain_network_layers_are_replaced(tmp_path):

@@ -109,6 +109,74 @@ def lesion_set_frame() -> pd.DataFrame:
     return pd.concat([frame, lines], ignore_index=True)
 
 
+def reordering_frame() -> pd.DataFrame:
+    draw = np.random.default_rng(5)
+    rows = [
+        (
+            statistics,
+            "swaps",
+            swaps,
+            round(tau, 2),
+            "error",
+            min(0.9, 0.03 + slope * (1 - tau) * (1 + draw.random())),
+        )
+        for statistics, slope in {"stale": 1.0, "recalibrated": 0.2}.items()
+        for swaps in (1, 3, 9)
+        for tau in 1 - 0.03 * swaps * (0.5 + draw.random(12))
+    ]
+    rows += [
+        ("stale", "parallel", -1, np.nan, "error", 0.4),
+        ("stale", "", 0, 1.0, "intact_error", 0.03),
+        ("stale", "", 0, 1.0, "chance_error", 0.9),
+        ("", "swaps", 1, 0.9, "kendall_tau", 0.8),
+    ]
+    return pd.DataFrame(
+        rows, columns=["statistics", "intervention", "swaps", "kendall_tau", "quantity", "value"]
+    )
+
+
+def lesion_study_frame(first: str) -> pd.DataFrame:
+    """A whole study of one network, in the columns of `lesion_study`, rows of kind `first` first."""
+    draw = np.random.default_rng(4)
+    rows = []
+
+    def add(
+        quantity: str, kind: str, index: int, deleted: int, drawn: int, value: float, name: str = ""
+    ) -> None:
+        p_holm = 0.01 if quantity == "error_difference" and value > 0.1 else np.nan
+        for statistics, factor in {"stale": 1.0, "recalibrated": 0.6}.items():
+            mean = factor * value
+            rows.append(
+                {
+                    **{
+                        "quantity": quantity,
+                        "unit": "share of images",
+                        "statistics": statistics,
+                        "junction": name,
+                    },
+                    **{"kind": kind, "index": index, "deleted": deleted, "draw": drawn, "value": mean},
+                    **{"low": mean - 0.02, "high": mean + 0.02, "p_holm": p_holm, "status": "ok"},
+                }
+            )
+
+    add("intact_error", "", -1, 0, -1, 0.05)
+    add("chance_error", "", -1, 0, -1, 0.9)
+    for index in range(10):
+        kind = "projection" if index in (3, 7) else "identity"
+        value = 0.06 + 0.3 * (kind == "projection")
+        add("error", kind, index, 1, -1, value, f"blocks.{index}")
+        add("error_difference", kind, index, 1, -1, value - 0.05, f"blocks.{index}")
+    for count in (1, 4, 7, 10):
+        for drawn in range(6):
+            add("error", "set", -1, count, drawn, min(0.9, 0.05 + 0.08 * count * (1 + 0.3 * draw.random())))
+    add("error", "group", -1, 8, 0, 0.7, "identity")
+    add("error", "group", -1, 2, 0, 0.5, "projection")
+    for step in range(1, 6):
+        add("error", "greedy", step, step, 0, 0.05 + 0.01 * step**2, f"blocks.{step}")
+    frame = pd.DataFrame(rows).sort_values("kind", key=lambda kinds: kinds != first, kind="stable")
+    return frame.reset_index(drop=True)
+
+
 def path_frame() -> pd.DataFrame:
     from scipy.stats import binom
 
@@ -198,13 +266,28 @@ def density_frame() -> pd.DataFrame:
 
 
 # name of the figure -> frame and options
+def branch_norm_frame() -> pd.DataFrame:
+    """Norms that fall as 1 / sqrt(blocks), over five seeds."""
+    draw = np.random.default_rng(6)
+    rows = [
+        ("mean_branch_norm", seed, blocks, 9.0 * blocks**-0.5 * np.exp(0.05 * draw.standard_normal()))
+        for blocks in (3, 9, 27)
+        for seed in range(5)
+    ]
+    return pd.DataFrame(rows, columns=["quantity", "seed", "blocks", "value"])
+
+
 EXAMPLES = {
+    "branch_norms": lambda: (branch_norm_frame(), {}),
     "correlation_against_depth": lambda: (correlation_frame(), {"theory": correlation_theory()}),
     "traces": lambda: (trace_frame(), {}),
     "autocorrelation": lambda: (autocorrelation_frame(), {}),
     "lesions": lambda: (lesion_frame(), {}),
     "lesion_sets": lambda: (lesion_set_frame(), {}),
+    "lesion_groups": lambda: (lesion_study_frame(first="group"), {}),
+    "greedy_removal": lambda: (lesion_study_frame(first="greedy"), {}),
     "path_lengths": lambda: (path_frame(), {}),
+    "reordering": lambda: (reordering_frame(), {}),
     "condition_against_depth": lambda: (condition_frame(), {"theory": condition_theory()}),
     "eigenvalue_stems": lambda: (stem_frame(), {}),
     "spectral_density": lambda: (density_frame(), {}),

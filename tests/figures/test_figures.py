@@ -110,7 +110,10 @@ NAMED = {
     "correlation_against_depth": ["plain", "residual", "residual, batch norm", "theory, plain: 2^-L"],
     "autocorrelation": ["95 % band of white noise", "2 layers", "50 layers"],
     "lesions": ["stale", "recalibrated", "stale, block changes the shape", "intact network", "chance level"],
+    "greedy_removal": ["stale: greedy", "recalibrated: random sets, median and 95 %", "intact network"],
+    "lesion_groups": ["stale", "recalibrated", "intact network", "chance level"],
     "lesion_sets": ["stale: median, 95 % of draws", "recalibrated: median, 95 % of draws", "chance level"],
+    "reordering": ["stale: median, 95 % of orders", "recalibrated: median, 95 % of orders", "intact network"],
     "path_lengths": ["signed share (sums to 1)", "paths × norm of one (Veit)", "number of paths"],
     "condition_against_depth": ["2-shortcut", "hollow: not converged or undefined for some seed"],
     "eigenvalue_stems": ["closed form", "dense Hessian"],
@@ -233,3 +236,9 @@ def test_frames_of_studies_are_drawn_as_they_are():
     assert axis.containers[0].lines[0].get_xdata().tolist() == [1, 2]
     (axis,) = figures.correlation_against_depth(read, x_scale="linear").axes
     assert axis.containers[0].lines[0].get_ydata().tolist() == [0.1, 0.3, 0.5]
+
+
+def test_the_line_of_branch_norms_tells_its_slope(examples):
+    frame, _ = examples["branch_norms"]()
+    exact = frame.assign(value=9.0 * frame["blocks"] ** -0.5)
+    assert "measured: slope -0.50" in lines(figures.branch_norms(exact))

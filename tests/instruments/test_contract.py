@@ -13,15 +13,24 @@ from gradscope.gradients.paths import open_paths
 from gradscope.instruments.batch_norm import MODES, batch_norm
 from gradscope.instruments.calls import additions
 from gradscope.instruments.delay import delays
-from gradscope.instruments.gates import bypass, lesion
+from gradscope.instruments.gates import (
+    bypass,
+    cut_skips,
+    junction_by_hand,
+    lesion,
+    scale_branches,
+    stochastic_depth,
+)
 from gradscope.instruments.junctions import junctions, trace
 from gradscope.instruments.listen import on_gradient, on_output
 from gradscope.instruments.quiet import left_as_found
 from gradscope.instruments.recalibrate import recalibrated
+from gradscope.instruments.rewiring import parallel, reorder, repeat, skipped
 from gradscope.instruments.sites import sites
 from gradscope.problem import Problem
 
 SPECIMEN = NETWORKS["post-activation"]
+GATES = ("lesion", "lesion by hand", "scale_branches", "cut_skips", "stochastic_depth", "bypass")
 
 
 def nothing(*heard):
@@ -39,7 +48,19 @@ INSTRUMENTS = {
     "on_gradient": lambda model, x: on_gradient(sites(model), nothing),
     "additions": lambda model, x: additions(model, report=nothing),
     "lesion": lambda model, x: lesion(model, list(junctions(model, x))),
+    "mean lesion": lambda model, x: lesion(model, junctions(model, x), kind="mean", reference=x),
+    "resampled lesion": lambda model, x: lesion(model, junctions(model, x), kind="resample", reference=x),
+    "lesion by hand": lambda model, x: lesion(model, junction_by_hand(model, "4.bn2"), kind="resample"),
+    "scale_branches": lambda model, x: scale_branches(model, junctions(model, x), 0.5),
+    "cut_skips": lambda model, x: cut_skips(model, junctions(model, x)),
+    "stochastic_depth": lambda model, x: stochastic_depth(
+        model, junctions(model, x), training=True, per="example"
+    ),
     "bypass": lambda model, x: bypass(model, "2"),
+    "reorder": lambda model, x: reorder(model, ["5", "4"]),
+    "repeat": lambda model, x: repeat(model, ["4", "5"]),
+    "parallel": lambda model, x: parallel(model, ["4", "5"]),
+    "skipped": lambda model, x: skipped(model, ["4", "5"]),
     "recalibrated": lambda model, x: recalibrated(model, [x, x + 1]),
     "delays": lambda model, x: delays(traced(model, x).branch_edges),
     "prepared": lambda model, x: Problem(model, (x, SPECIMEN.targets())).prepared(),
@@ -91,7 +112,7 @@ def test_the_model_is_as_found_when_its_forward_is_interrupted(name, raised, mod
     assert_as_found(model, before)
 
 
-@pytest.mark.parametrize("name", [n for n in INSTRUMENTS if n not in ("delays", "open_paths", "bypass")])
+@pytest.mark.parametrize("name", [n for n in INSTRUMENTS if n not in ("delays", "open_paths", "bypass", "parallel")])
 def test_a_users_hooks_fire_as_often(name, model):
     x = SPECIMEN.inputs()
     fired = []
@@ -159,7 +180,7 @@ def test_instruments_nest():
     model, x = SPECIMEN.build(), SPECIMEN.inputs()
     before = snapshot(model)
     with ExitStack() as stack:
-        for name in ("prepared", "on_output", "on_gradient", "additions", "lesion"):
+        for name in ("prepared", "on_output", "on_gradient", "additions", *GATES):
             stack.enter_context(INSTRUMENTS[name](model, x))
         body(model, x)
     assert_as_found(model, before)

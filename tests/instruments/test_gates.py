@@ -1,12 +1,21 @@
 """Lesions against networks from which the branch is really gone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from as_found import assert_as_found, snapshot
 from networks import NETWORKS, RESIDUAL, Residual, mlp
 from torch import nn
 
-from gradscope.instruments.gates import bypass, lesion
+from gradscope.instruments.gates import (
+    bypass,
+    closable,
+    cut_skips,
+    lesion,
+    scale_branches,
+    stochastic_depth,
+)
 from gradscope.instruments.junctions import junctions
 
 
@@ -147,13 +156,67 @@ def test_a_forward_with_another_number_of_additions_is_refused():
         model(x)
 
 
-def test_additions_without_a_branch_to_close_are_refused():
+GATES = {
+    "lesion": lesion,
+    "scale_branches": lambda model, junctions: scale_branches(model, junctions, 0.5),
+    "cut_skips": cut_skips,
+    "stochastic_depth": stochastic_depth,
+}
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_junctions_without_a_branch_to_close_are_refused(name):
     specimen = NETWORKS["highway"]
     model, x = specimen.build(), specimen.inputs()
     found = junctions(model, x)
-    with pytest.raises(ValueError, match=r"2:0 is of kind gated .* Choose identity, projection or"):
-        with lesion(model, found[0]):
+    with pytest.raises(ValueError, match=r"2:0 is of kind gated, .* bypass\(model, at=...\) with the path"):
+        with GATES[name](model, found[0]):
             pass
+    several = replace(found[0], kind="branches")
+    unseen = replace(found[0], kind="identity", branches=(), skips=())
+    for junction in (several, unseen):
+        assert not closable(junction)
+        with pytest.raises(
+            ValueError, match=rf"2:0 is of kind {junction.kind} with .* Choose identity, .*by_hand"
+        ):
+            with GATES[name](model, junction):
+                pass
+
+
+def test_a_bypassed_highway_layer_has_a_transform_gate_of_zero():
+    specimen = NETWORKS["highway"]
+    model, shut, x = specimen.build(), specimen.build(), specimen.inputs()
+    nn.init.zeros_(shut[3].gate.weight)
+    nn.init.constant_(shut[3].gate.bias, -float("inf"))
+    with bypass(model, "3"):
+        assert torch.equal(model(x), shut(x))
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_junctions_of_another_network_are_refused(name):
+    specimen = NETWORKS["post-activation"]
+    model, x = specimen.build(), specimen.inputs()
+    found = junctions(model, x)
+    with pytest.raises(ValueError, match=r"7:0 lies in module '7', which Sequential does not have"):
+        with GATES[name](model[:3], [found[0], found[5]]):
+            pass
+    shorter = nn.Sequential(*model[:4], nn.Identity(), *model[5:]).eval()
+    with GATES[name](shorter, found[0]), pytest.raises(RuntimeError, match=r"called 5 .* one that called 6"):
+        shorter(x)
+    with pytest.raises(ValueError, match=r"found in different forwards, which called 6 and 7 additions"):
+        with GATES[name](model, [found[0], replace(found[1], additions=7)]):
+            pass
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_no_junctions_change_nothing(name):
+    specimen = NETWORKS["post-activation"]
+    model, x = specimen.build(), specimen.inputs()
+    before = snapshot(model)
+    with GATES[name](model, []):
+        assert_as_found(model, before)
+        inside = model(x)
+    assert torch.equal(inside, model(x))
 
 
 def test_bypass_is_the_network_without_the_layer():
@@ -174,3 +237,37 @@ def test_bypass_refuses_what_changes_the_shape_and_what_is_not_there():
     with pytest.raises(ValueError, match=r"Sequential has no module 'blocks.0'. Close names: 0"):
         with bypass(model, "blocks.0"):
             pass
+
+
+def test_bypass_of_a_module_with_keywords_and_a_tuple_of_outputs():
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def forward(self, *, scale, states):
+            return self.linear(states) * scale, scale
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = Layer(), Layer()
+
+        def forward(self, x):
+            x, _ = self.first(scale=2.0, states=x)
+            return self.second(scale=3.0, states=x)
+
+    model, x = Net(), torch.randn(2, 3)
+    with bypass(model, "first"):
+        states, scale = model(x)
+    assert scale == 3.0 and torch.equal(states, model.second.linear(x) * 3.0)
+
+
+def test_bypass_refuses_modules_without_tensors():
+    class Counts(nn.Module):
+        def forward(self, number):
+            return number + 1
+
+    model = nn.Sequential(Counts())
+    with bypass(model, "0"), pytest.raises(ValueError, match=r"0 was given no tensor to hand on"):
+        model(3)

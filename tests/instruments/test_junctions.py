@@ -4,10 +4,12 @@ from collections import Counter
 
 import pytest
 import torch
-from networks import NETWORKS, Residual, mlp
+from as_found import assert_as_found, snapshot
+from networks import NETWORKS, EncoderDecoder, Highway, Residual, Written, mlp
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from gradscope.instruments.calls import additions
 from gradscope.instruments.junctions import junctions, trace
 
 
@@ -142,33 +144,287 @@ def test_an_output_that_autograd_cannot_follow_is_refused(hidden):
                 junctions(Residual(mlp(4, 3, 4)), torch.randn(2, 4))
 
 
+ADDITIONS = {
+    "x + f": lambda x, f: x + f,
+    "f + x": lambda x, f: f + x,
+    "add": lambda x, f: torch.add(x, f),
+    "alpha": lambda x, f: torch.add(x, f, alpha=0.5),
+    "keywords": lambda x, f: torch.add(input=x, other=f),
+    "method": lambda x, f: x.add(f),
+    "method, keyword": lambda x, f: x.add(other=f, alpha=2),
+    "in place": lambda x, f: f.add_(x),
+    "in place on the skip": lambda x, f: x.clone().add_(f),
+    "x - f": lambda x, f: x - f,
+    "subtract": lambda x, f: torch.subtract(x, f, alpha=0.5),
+    "sub": lambda x, f: x.sub(f),
+    "in place sub": lambda x, f: f.sub_(x),
+    "rsub": lambda x, f: torch.rsub(x, f),
+    "scaled": lambda x, f: x + 0.1 * f,
+    "sum": lambda x, f: sum([x, f]),
+    "lerp": lambda x, f: torch.lerp(x, f, 0.3),
+    "lerp, tensor": lambda x, f: x.lerp(f, torch.tensor(0.3).to(x)),
+    "in place lerp": lambda x, f: f.lerp_(x, 0.3),
+    "lerp, keywords": lambda x, f: torch.lerp(x, end=f, weight=0.3),
+    "addmm": lambda x, f: torch.addmm(x, f, torch.eye(4).to(x)),
+    "addmm, right factor": lambda x, f: torch.addmm(x, torch.eye(len(x)).to(x), f),
+    "addmm, keywords": lambda x, f: x.addmm(mat1=f, mat2=torch.eye(4).to(x), alpha=0.5),
+    "in place addmm": lambda x, f: x.clone().addmm_(f, torch.eye(4).to(x)),
+    "baddbmm": lambda x, f: torch.baddbmm(x[None], f[None], torch.eye(4).to(x)[None])[0],
+    "in place baddbmm": lambda x, f: x[None].clone().baddbmm_(f[None], torch.eye(4).to(x)[None])[0],
+    "addbmm": lambda x, f: torch.addbmm(x, f[None], torch.eye(4).to(x)[None]),
+    "addmv": lambda x, f: torch.addmv(x.flatten(), torch.eye(x.numel()).to(x), f.flatten()).view_as(x),
+    "addr": lambda x, f: torch.addr(x, f[:, 0], torch.ones(4).to(x)),
+    "addcmul": lambda x, f: torch.addcmul(x, torch.full_like(f, 0.1).detach(), f),
+    "in place addcmul": lambda x, f: x.clone().addcmul_(f, torch.full_like(f, 0.1).detach(), value=0.5),
+    "addcmul, keywords": lambda x, f: torch.addcmul(x, tensor1=f, tensor2=torch.ones(4).to(x)),
+    "addcdiv": lambda x, f: torch.addcdiv(x, f, torch.full_like(f, 2.0).detach()),
+    "stack and sum": lambda x, f: torch.stack([x, f]).sum(dim=0),
+    "stack and sum, from the end": lambda x, f: torch.sum(torch.stack((x, f), -2), 1),
+    "stack and mean": lambda x, f: torch.stack(tensors=[f, x], dim=1).mean(dim=1),
+}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("name", ADDITIONS)
+def test_every_way_to_write_an_addition(name, frozen):
+    """The branch is found, and closing it in the forward pass is a branch that returns zeros, bit for bit."""
+    model = Written(ADDITIONS[name]).double().requires_grad_(not frozen)
+    x = torch.randn(2, 4, dtype=torch.float64)
+    (found,) = junctions(model, x)
+    # Where the operation wants vectors or batches of matrices, the skip is reshaped on its way.
+    shape = {"baddbmm": (1, 2, 4), "in place baddbmm": (1, 2, 4), "addmv": (8,)}.get(name)
+    kind = "identity" if shape is None else "nonparam-skip"
+    assert (found.name, found.kind, found.level, found.shape) == (":0", kind, 0, shape or (2, 4))
+    assert found.number is not None and {number for number, _ in found.branches + found.skips} == {
+        found.number
+    }
+    assert len(found.branches) == len(found.skips) == 1
+    for keys, closed in ((found.branches, "branch"), (found.skips, "skip")):
+        with additions(model, dict.fromkeys(keys, torch.zeros_like)):
+            gated = model(x.clone())
+        branch, skip = model.branch(x), x.clone()
+        expected = (
+            ADDITIONS[name](skip, branch * 0) if closed == "branch" else ADDITIONS[name](skip * 0, branch)
+        )
+        assert torch.equal(gated, expected)
+    with additions(model, dict.fromkeys(found.branches + found.skips, lambda operand: operand)):
+        assert torch.equal(model(x.clone()), ADDITIONS[name](x.clone(), model.branch(x)))
+
+
+def test_a_constant_beside_an_operand_changes_nothing():
+    model = Written(lambda x, f: x + (f + 1.0))
+    assert [(j.kind, j.branches) for j in junctions(model, torch.randn(2, 4))] == [("identity", ((0, 1),))]
+
+
+@pytest.mark.parametrize("name", ADDITIONS)
+def test_edges_of_every_addition_carry_the_gradient(name):
+    """Zeroing what arrives at the branch's edges leaves the gradient of the skip alone."""
+    model = Written(ADDITIONS[name]).double()
+    x = torch.randn(2, 4, dtype=torch.float64)
+    found = trace(model, model, x)
+    ((edge, *others),) = found.branch_edges
+    slots = {e.slot for e in (edge, *others)}
+    assert {e.node for e in others} <= {edge.node}
+    handle = edge.node.register_hook(
+        lambda inputs, outputs: tuple(
+            g if g is None or s not in slots else g * 0 for s, g in enumerate(inputs)
+        )
+    )
+    (gradient,) = torch.autograd.grad(found.output.square().sum() / 2, found.source, retain_graph=True)
+    handle.remove()
+    leaf = x.clone().requires_grad_()
+    out = ADDITIONS[name](leaf.clone(), model.branch(x).detach())
+    (expected,) = torch.autograd.grad(out, leaf, out.detach())
+    torch.testing.assert_close(gradient, expected)
+
+
 @pytest.mark.parametrize(
-    "add",
+    "join",
     [
-        lambda x, f: x + f,
-        lambda x, f: f + x,
-        lambda x, f: torch.add(x, f),
-        lambda x, f: torch.add(x, f, alpha=0.5),
-        lambda x, f: torch.add(input=x, other=f),
-        lambda x, f: x.add(f),
-        lambda x, f: x.add(other=f),
-        lambda x, f: f.add_(x),
-        lambda x, f: x - f,
-        lambda x, f: x.sub(f),
-        lambda x, f: f.sub_(x),
-        lambda x, f: x + 0.1 * f,
-        lambda x, f: x + (f + 1.0),
-        lambda x, f: sum([x, f]),
+        lambda x, f: torch.stack([x, f]).sum(dim=1),
+        lambda x, f: torch.stack([x, f]).sum(),
+        lambda x, f: x * f,
+        lambda x, f: torch.addcmul(f, x, f),
+        lambda x, f: torch.maximum(x, f),
     ],
 )
-def test_every_way_to_write_an_addition(add):
-    class Block(nn.Module):
+def test_what_is_no_residual_sum(join):
+    assert not [j for j in junctions(Written(join), torch.randn(2, 4)) if j.kind == "identity"]
+
+
+def test_a_product_of_two_live_values_is_closed_by_one_factor():
+    class Product(nn.Module):
         def __init__(self):
             super().__init__()
-            self.branch = mlp(4, 3, 4)
+            self.one, self.two = mlp(4, 3, 4), mlp(4, 3, 4)
 
         def forward(self, x):
-            return add(x, self.branch(x))
+            return torch.addcmul(x, self.one(x), self.two(x))
 
-    found = junctions(Block(), torch.randn(2, 4))
-    assert [(j.kind, len(j.branches), len(j.skips)) for j in found] == [("identity", 1, 1)]
+    model, x = Product(), torch.randn(2, 4)
+    (found,) = trace(model, model, x).junctions
+    assert found.kind == "identity" and found.branches == ((0, 1),)
+    assert [edge.slot for edge in trace(model, model, x).branch_edges[0]] == [1, 2]
+
+
+def test_a_highway_written_as_lerp_is_gated():
+    class Lerp(Highway):
+        def forward(self, x):
+            return torch.lerp(x, self.plain(x).tanh(), self.gate(x).sigmoid())
+
+    assert [j.kind for j in junctions(Lerp(4), torch.randn(2, 4))] == ["gated"]
+
+
+def test_a_sum_in_place_on_a_view_is_closed_as_any_other():
+    """A linear layer with bias returns a view when its input has three dimensions."""
+    specimen = NETWORKS["in place on a view"]
+    model, x = specimen.build(), specimen.inputs()
+    found = junctions(model, x)
+    assert [(j.name, j.shape, j.branches, j.skips) for j in found] == [
+        (f"{b}:0", (4, 5, 4), ((b, 0),), ((b, 1),)) for b in (0, 1)
+    ]
+    with additions(model, dict.fromkeys(found[0].branches, torch.zeros_like)):
+        assert torch.equal(model(x), model[1:](x))
+
+
+def test_an_operand_that_lies_in_the_memory_of_the_sum_is_kept():
+    class Doubled(nn.Module):
+        def forward(self, x):
+            y = x * 1
+            return y.add_(y)
+
+    x = torch.randn(3)
+    for slot in (0, 1):
+        with additions(Doubled(), {}) as counter:
+            pass
+        model = Doubled()
+        with additions(model, {(0, slot): torch.zeros_like}) as counter:
+            assert torch.equal(model(x), x)
+        assert counter.count == 1
+
+
+def test_a_layer_of_a_dense_list_is_closed_wherever_it_is_concatenated():
+    specimen = NETWORKS["dense list"]
+    model, x = specimen.build(), specimen.inputs()
+    found = junctions(model, x)
+    assert [j.branches for j in found] == [((0, 1), (1, 1), (2, 1)), ((1, 2), (2, 2)), ((2, 3),)]
+    assert [(j.number, j.level, j.shape) for j in found] == [(0, 0, (4, 6)), (1, 0, (4, 8)), (2, 0, (4, 10))]
+    assert [len(edges) for edges in trace(model, model, x).branch_edges] == [3, 2, 1]
+    for place, junction in enumerate(found):
+        zeroed = specimen.build()
+        for parameter in zeroed.layers[place].parameters():
+            parameter.data.zero_()
+        with additions(model, dict.fromkeys(junction.branches, torch.zeros_like)):
+            assert torch.equal(model(x), zeroed(x))
+
+
+def test_long_skips_are_nested_and_leave_the_level_of_sums_below_them():
+    specimen = NETWORKS["U-Net"]
+    found = junctions(specimen.build(), specimen.inputs())
+    assert [(j.name, j.kind, j.level, j.shape) for j in found] == [
+        ("bottom:0", "identity", 0, (4, 4)),
+        (":0", "concat", 1, (4, 8)),
+        (":1", "concat", 0, (4, 7)),
+    ]
+    assert trace(specimen.build(), specimen.build(), specimen.inputs()).is_chain is False
+
+
+@pytest.mark.parametrize("state", ["as built", "frozen", "training"])
+def test_an_encoder_decoder_has_two_inputs(state):
+    model = EncoderDecoder().double().requires_grad_(state != "frozen").train(state == "training")
+    source, target = torch.randn(3, 5, 4).double(), torch.randn(3, 2, 4).double()
+    found = trace(model, model, (source, target))
+    names = [junction.name for junction in found.junctions]
+    layer = "transformer.{}.layers.{}:{}"
+    assert names == [
+        *(layer.format("encoder", place, which) for place in (0, 1) for which in (0, 1)),
+        *(layer.format("decoder", place, which) for place in (0, 1) for which in (0, 1, 2)),
+    ]
+    assert {junction.kind for junction in found.junctions} == {"identity"}
+    assert {junction.level for junction in found.junctions} == {0}
+    assert torch.equal(found.source, source) and not found.is_chain
+    # Ways from the source enter the decoder at any cross-attention, so they all meet only what comes after the last.
+    assert found.on_every_way == (True,) * 4 + (False,) * 4 + (True,) * 2
+    assert (
+        len(junctions(model.transformer, src=source, tgt=target, tgt_mask=torch.zeros(2, 2).double())) == 10
+    )
+
+
+def test_a_stream_may_begin_at_a_learned_value():
+    specimen = NETWORKS["learned query"]
+    model = specimen.build()
+    found = trace(model, model, specimen.inputs())
+    assert [(j.kind, j.level, j.branches, j.skips) for j in found.junctions if j.kind == "identity"] == [
+        ("identity", 0, ((4, 1),), ((4, 0),)),
+        ("identity", 0, ((8, 1),), ((8, 0),)),
+    ]
+    # All ways from the input enter by the branch, so that paths are not counted by (1 + t) here.
+    assert not found.is_chain
+
+
+def test_a_frozen_network_is_left_frozen():
+    model = NETWORKS["post-activation"].build().requires_grad_(False)
+    before = snapshot(model)
+    junctions(model, NETWORKS["post-activation"].inputs())
+    trace(model, model, NETWORKS["post-activation"].inputs())
+    assert_as_found(model, before)
+
+
+class Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(context, skip, branch):
+        return skip + branch
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient, gradient
+
+
+class Clipped(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x.clamp(-1, 1)
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient
+
+
+def test_custom_functions_that_could_hide_a_sum_are_named_in_one_warning():
+    model = nn.Sequential(Written(Fused.apply), Written(Fused.apply), Residual(mlp(4, 3, 4)))
+    with pytest.warns(UserWarning, match=r"additions cannot be seen: FusedBackward\. .* by hand") as heard:
+        assert [j.name for j in junctions(model, torch.randn(2, 4))] == ["2:0"]
+    assert len(heard) == 1
+    # An activation has one operand and no weights, so there is nothing it could hide; warnings are errors here.
+    assert len(junctions(Written(lambda x, f: x + Clipped.apply(f)), torch.randn(2, 4))) == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns that tracing is out of date
+def test_a_traced_module_is_refused_with_the_remedy():
+    traced = torch.jit.trace(Residual(mlp(4, 3, 4)), torch.randn(2, 4))
+    model = nn.Sequential(Residual(mlp(4, 3, 4)), traced)
+    with pytest.raises(
+        ValueError, match=r"1 residual sums .* inside torch.jit, .* \(traced or scripted: 1\). Pass the"
+    ):
+        junctions(model, torch.randn(2, 4))
+    found = trace(model, model, torch.randn(2, 4))
+    assert [(j.number, j.shape, len(j.branches)) for j in found.junctions] == [
+        (0, (2, 4), 1),
+        (None, (2, 4), 0),
+    ]
+    assert [len(edges) for edges in found.branch_edges] == [1, 1]
+
+
+def test_every_kind_tells_whether_all_ways_pass_it():
+    expected = {
+        "post-activation": (True,) * 6,
+        "dense list": (False, False, True),
+        "dense": (True,) * 3,
+        "U-Net": (False, False, True),
+        "highway": (True,) * 4,
+        "long skip": (False, False, True) * 2,
+    }
+    for name, passed in expected.items():
+        specimen = NETWORKS[name]
+        model = specimen.build()
+        assert trace(model, model, specimen.inputs()).on_every_way == passed, name

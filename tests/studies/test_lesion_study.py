@@ -9,10 +9,14 @@ from as_found import assert_as_found, snapshot, used
 from networks import NETWORKS, MultiResidual, mlp, stack
 from torch import nn
 
+from gradscope.instruments.gates import junction_by_hand, lesion
+from gradscope.instruments.junctions import junctions
 from gradscope.measures.intervals import wilson
 from gradscope.nets import build
 from gradscope.problem import Problem
-from gradscope.studies.lesion_study import layer_lesion_study, lesion_study
+from gradscope.studies.layer_lesion_study import layer_lesion_study
+from gradscope.studies.lesion_plan import spread
+from gradscope.studies.lesion_study import lesion_study
 
 
 def problem_of(name: str = "post-activation", sizes: tuple[int, ...] = (20, 11)) -> Problem:
@@ -41,7 +45,7 @@ def errors(frame, statistics: str, quantity: str = "error"):
 
 def test_stale_errors_are_those_of_networks_without_the_branch():
     problem = problem_of()
-    single = errors(lesion_study(problem, show=False), "stale")
+    single = errors(lesion_study(problem, sets=(), groups=None, show=False), "stale")
     assert list(single["junction"]) == [f"{b}:0" for b in range(2, 8)]
     assert list(single["kind"]) == [
         "identity",
@@ -59,7 +63,9 @@ def test_stale_errors_are_those_of_networks_without_the_branch():
 def test_recalibrated_errors_have_the_lesioned_networks_own_statistics():
     problem = problem_of()
     calibration = NETWORKS["post-activation"].inputs(300) + 0.3
-    frame = errors(lesion_study(problem, calibration=calibration, show=False), "recalibrated")
+    frame = errors(
+        lesion_study(problem, sets=(), groups=None, calibration=calibration, show=False), "recalibrated"
+    )
     assert set(frame["reason"]) == {""}
     for place, row in enumerate(frame.itertuples()):
         model = zeroed(problem, place)
@@ -92,7 +98,7 @@ def test_recalibrating_the_intact_network_on_what_it_has_seen_changes_nothing():
 
 def test_intact_and_chance_errors():
     problem = problem_of()
-    frame = lesion_study(problem, recalibrate=False, show=False)
+    frame = lesion_study(problem, sets=(), recalibrate=False, show=False)
     assert set(frame["statistics"]) == {"stale"}
     labels = torch.cat([y for _, y in problem.batches()])
     chance = 1 - max(int((labels == c).sum()) for c in range(3)) / 31
@@ -114,8 +120,93 @@ def test_sets_close_several_branches_at_random():
     pd.testing.assert_frame_equal(frame, again)
 
 
+def test_half_of_the_random_sets_are_recalibrated():
+    frame = lesion_study(problem_of(), sets=[2, 3], subsets=3, groups=None, show=False)
+    drawn = frame[(frame["kind"] == "set") & (frame["statistics"] == "recalibrated")]
+    assert list(zip(drawn["deleted"], drawn["draw"], strict=True)) == [(2, 0), (2, 1), (3, 0), (3, 1)]
+    whole = lesion_study(problem_of(), sets=[2, 3], subsets=3, groups=None, recalibrate=True, show=False)
+    assert len(whole[(whole["kind"] == "set") & (whole["statistics"] == "recalibrated")]) == 6
+    keys = ["quantity", "statistics", "junction", "deleted", "draw"]
+    both = frame.merge(whole, on=keys, suffixes=("", "_whole"))
+    assert len(both) == len(frame) and both["value"].tolist() == both["value_whole"].tolist()
+
+
+def test_without_sets_there_are_ten_numbers_or_fewer():
+    six = lesion_study(problem_of(), subsets=1, groups=None, show=False)
+    assert sorted(set(six["deleted"])) == [0, 1, 2, 3, 4, 5, 6]
+    assert spread(54) == [1, 7, 13, 19, 25, 30, 36, 42, 48, 54]
+    assert (spread(1), spread(2)) == ([], [1, 2])
+
+
+def test_groups_close_kinds_or_patterns_together():
+    problem = problem_of()
+    by_kind = errors(lesion_study(problem, sets=(), show=False), "stale")
+    groups = by_kind[by_kind["kind"] == "group"].set_index("junction")
+    assert groups["deleted"].to_dict() == {"identity": 4, "projection": 2}
+    assert groups["value"]["projection"] == wrong(zeroed(problem, 1, 4), problem) / 31
+    asked = {"early": "[23]:*", "last": "7:0", "all": "*"}
+    named = errors(lesion_study(problem, sets=(), singles=False, groups=asked, show=False), "stale")
+    expected = [wrong(zeroed(problem, *blocks), problem) / 31 for blocks in ([0, 1], [5], range(6))]
+    assert named["value"].tolist() == expected and named["junction"].tolist() == list(asked)
+
+
+@pytest.mark.parametrize("asked", ["[34]:0", "found", "by hand"])
+def test_some_junctions_only(asked):
+    problem = problem_of()
+    if asked == "found":
+        asked = junctions(problem.model, problem.first_batch()[0])[1:3]
+    elif asked == "by hand":
+        asked = [junction_by_hand(problem.model, f"{block}.bn2", name=f"{block}:0") for block in (3, 4)]
+    frame = errors(lesion_study(problem, junctions=asked, sets=[2], subsets=1, show=False), "stale")
+    assert frame[frame["draw"] == -1]["junction"].tolist() == ["3:0", "4:0"]
+    assert frame[frame["draw"] == -1]["index"].is_unique
+    pair = frame[frame["kind"] == "set"]["value"].tolist()
+    assert pair == [wrong(zeroed(problem, 1, 2), problem) / 31]
+
+
+def test_other_gates_stand_in_for_zero():
+    problem = problem_of("pre-norm transformer")
+    options = {"sets": (), "groups": None, "metric": "loss", "show": False}
+    same = lesion_study(problem, kind="scale", factor=1.0, **options).set_index("quantity")
+    assert set(same.loc["loss_difference", "value"]) == {0.0} and set(same.loc["loss", "gate"]) == {"scale 1"}
+    none = lesion_study(problem, kind="scale", factor=0.0, **options)
+    zero = lesion_study(problem, **options)
+    torch.testing.assert_close(torch.tensor(none["value"]), torch.tensor(zero["value"]))
+    inputs, _ = problem.first_batch()
+    found = junctions(problem.model, inputs)
+    mean = lesion_study(problem, kind="mean", reference=inputs, **options).set_index("quantity")
+    with lesion(problem.model, found[2], kind="mean", reference=inputs), torch.no_grad():
+        losses = torch.cat(
+            [nn.functional.cross_entropy(problem.model(x), y, reduction="none") for x, y in problem.batches()]
+        )
+    assert mean.loc["loss", "value"].iloc[2] == pytest.approx(float(losses.mean()), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["post-activation", "pre-norm transformer"])
+def test_neither_the_order_nor_the_size_of_batches_matters(name):
+    specimen = NETWORKS[name]
+    x, y = specimen.inputs(12), specimen.targets(12)
+    model, calibration = specimen.build(), specimen.inputs(20)
+    back = torch.arange(11, -1, -1)
+    orders = [[(x, y)], list(zip(x.split(5), y.split(5), strict=True)), [(x[back], y[back])]]
+    values = [
+        lesion_study(
+            (model, data),
+            metric=["error", "loss", "margin", "kl"],
+            sets=[2],
+            subsets=2,
+            calibration=calibration,
+            resamples=10,
+            show=False,
+        )["value"].to_numpy()
+        for data in orders
+    ]
+    torch.testing.assert_close(torch.tensor(values[1]), torch.tensor(values[0]))
+    torch.testing.assert_close(torch.tensor(values[2]), torch.tensor(values[0]))
+
+
 def test_without_batch_norm_there_are_no_statistics():
-    frame = lesion_study(problem_of("pre-norm transformer"), show=False)
+    frame = lesion_study(problem_of("pre-norm transformer"), sets=(), groups=None, show=False)
     assert set(frame["statistics"]) == {"none"} and len(errors(frame, "none")) == 6
 
 
@@ -130,10 +221,31 @@ def test_dictionary_batches_and_tokens_will_do():
 
     plain = problem_of()
     named = Problem(Named().eval(), [{"images": x, "labels": y} for x, y in plain.batches()])
-    assert (
-        lesion_study(named, show=False)["value"].tolist() == lesion_study(plain, show=False)["value"].tolist()
-    )
-    assert len(lesion_study(problem_of("tokens"), show=False)) == 4
+    one, other = (lesion_study(problem, sets=[2], subsets=3, show=False) for problem in (named, plain))
+    assert one["value"].tolist() == other["value"].tolist()
+    assert len(errors(lesion_study(problem_of("tokens"), sets=(), groups=None, show=False), "none")) == 2
+
+
+@pytest.mark.parametrize("after", [0, 3, 16, 27])
+def test_the_model_is_as_found_when_a_metric_raises(after):
+    """In the intact network, in a lesion, and with statistics estimated anew, intact and lesioned."""
+    problem = problem_of()
+    before = snapshot(used(problem.model))
+    calls = []
+
+    def fails(output, target, intact):
+        if len(calls) == after:
+            raise KeyError("inside")
+        calls.append(1)
+        return output[:, 0]
+
+    try:
+        lesion_study(problem, metric=fails, sets=(), groups=None, show=False)
+    except KeyError as error:
+        # While the traceback lives, so does every frame in it.
+        assert error.args == ("inside",)
+        assert_as_found(problem.model, before)
+    assert len(calls) == after
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -141,17 +253,21 @@ def test_the_model_is_as_found(training):
     problem = problem_of()
     used(problem.model).train(training)
     before = snapshot(problem.model)
-    lesion_study(problem, sets=[2], subsets=2, show=False)
+    lesion_study(problem, sets=[2], subsets=2, greedy=1, metric=["loss", "kl"], show=False)
     layer_lesion_study(problem, at=["2", "3"], show=False)
+
     assert_as_found(problem.model, before)
 
 
 def test_columns_stand_as_agreed():
-    frame = lesion_study(problem_of(), show=False)
+    frame = lesion_study(problem_of(), sets=[2], subsets=2, greedy=1, show=False)
     assert list(frame.columns) == [
-        *("quantity", "unit", "statistics", "junction", "kind", "index", "deleted", "draw"),
-        *("value", "low", "high", "n", "status", "reason"),
+        *("quantity", "unit", "statistics", "gate", "junction", "kind", "index", "deleted", "draw", "passes"),
+        *("value", "low", "high", "p_value", "p_holm", "n", "status", "reason"),
     ]
+    assert set(frame["status"]) == {"ok"}
+    assert set(frame[frame["draw"] == -1]["kind"]) == {"", "identity", "projection"}
+    assert set(frame[frame["kind"].isin(["group", "greedy"])]["draw"]) == {0}
 
 
 def test_layers_of_a_plain_network_become_the_identity_where_shapes_allow():
@@ -185,6 +301,26 @@ def test_layers_of_a_plain_network_become_the_identity_where_shapes_allow():
         ),
         (lambda: problem_of(), {"sets": [7]}, r"numbers from 1 to 6 .* got sets \[7\]"),
         (lambda: problem_of(), {"sets": [1], "subsets": 0}, "subsets is at least 1"),
+        (lambda: problem_of(), {"sets": [1.5]}, r"numbers from 1 to 6 .* got sets \[1.5\]"),
+        (lambda: problem_of(), {"recalibrate": "some"}, "recalibrate is True, False or 'half'.*'some'"),
+        (lambda: problem_of(), {"greedy": 7}, r"from 0 to 6 \(all here\), got 7"),
+        (lambda: problem_of(), {"groups": "name"}, "groups is 'kind', None, or a mapping .* got 'name'"),
+        (
+            lambda: problem_of(),
+            {"groups": {"late": "9:*"}},
+            "No junction matches '9:\\*', the pattern of group 'late'",
+        ),
+        (lambda: problem_of(), {"junctions": "9:*"}, "No junction matches '9:\\*'"),
+        (lambda: problem_of(), {"junctions": []}, "at least one Junction, got"),
+        (lambda: problem_of(), {"junctions": [3]}, r"at least one Junction, got \[3\]"),
+        (lambda: problem_of(), {"kind": "remove"}, "kind zero, mean, resample, scale, got 'remove'"),
+        (lambda: problem_of(), {"kind": "scale"}, "factor"),
+        (lambda: problem_of(), {"calibration": []}, "calibration has no inputs"),
+        (
+            lambda: problem_of(),
+            {"resamples": 0, "metric": "loss"},
+            "resamples is a whole number, at least 2, got 0",
+        ),
         (lambda: (stack(lambda: MultiResidual(4), 1), torch.ones(2, 4)), {}, "the data has no targets"),
         (
             lambda: (nn.Sequential(nn.BatchNorm1d(4), mlp(4, 3)), (torch.ones(2, 4), torch.zeros(2).long())),

@@ -1,4 +1,4 @@
-"""Networks nobody here wrote: tests that need torchvision or transformers, and are skipped without them."""
+"""Networks nobody here wrote: tests that need torchvision, timm or transformers, and are skipped without them."""
 
 import importlib
 import importlib.util
@@ -39,3 +39,12 @@ def transformers(request: pytest.FixtureRequest) -> ModuleType:
     if importlib.util.find_spec("torchvision") is not None:
         request.getfixturevalue("torchvision")
     return importlib.import_module("transformers")
+
+
+@pytest.fixture(scope="session")
+def timm(request: pytest.FixtureRequest) -> ModuleType:
+    """timm, which imports torchvision."""
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    request.getfixturevalue("torchvision")
+    return importlib.import_module("timm")

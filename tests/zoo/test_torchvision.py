@@ -28,6 +28,8 @@ COUNTS = {
     "convnext_tiny": {"identity": 18},
     "swin_t": {"identity": 24},
     "vit_b_16": {"identity": 24},
+    "densenet121": {"concat": 58},
+    "shufflenet_v2_x0_5": {"concat": 13},
     "googlenet": {},
     "squeezenet1_1": {},
 }
@@ -79,7 +81,22 @@ def test_counts(torchvision, name):
                 model.train(training)
                 found = trace(model, model, x).junctions
             assert Counter(j.kind for j in found) == (COUNTS | LARGE)[name]
-            assert all(j.level == 0 and len(j.branches) == len(j.skips) == 1 for j in found)
+            assert all(j.level == 0 and j.number is not None and j.skips for j in found)
+            assert all(len(j.branches) == len(j.skips) == 1 for j in found if j.kind != "concat")
+
+
+def test_a_layer_of_a_densenet_is_concatenated_by_all_later_ones(torchvision):
+    model, x = network(torchvision, "densenet121"), images("densenet121")
+    found = junctions(model, x)
+    assert [len(j.branches) for j in found] == [
+        left for layers in (6, 12, 24, 16) for left in range(layers, 0, -1)
+    ]
+    layer, closed = found[1], "features.denseblock1.denselayer2.conv2"
+    assert layer.name == "features.denseblock1.denselayer3:0"
+    zeroed = copy.deepcopy(model)
+    zeroed.get_submodule(closed).weight.data.zero_()
+    with torch.no_grad(), lesion(model, layer):
+        assert torch.equal(model(x), zeroed(x))
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])

@@ -29,6 +29,9 @@ _DISTIL = {"vocab_size": WORDS, "dim": 32, "n_layers": LAYERS, "n_heads": 4, "hi
 _FALCON = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
 _T5 = {"vocab_size": WORDS, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": LAYERS, "num_heads": 4}
 _MAMBA = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": LAYERS, "state_size": 4}
+_MAMBA2 = _MAMBA | {"num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 4}
+_MPT = {"vocab_size": WORDS, "d_model": 32, "n_heads": 4, "n_layers": LAYERS, "max_seq_len": 32}
+_RWKV = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": LAYERS, "attention_hidden_size": 32}
 _VIT = {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": 48}
 _RESNET = {
     "embedding_size": 8,
@@ -52,6 +55,8 @@ FAMILIES = {
     "GraniteForCausalLM": ("GraniteConfig", _LLAMA, 2 * LAYERS, 1),
     "OPTForCausalLM": ("OPTConfig", _OPT, 2 * LAYERS, 1),
     "BloomForCausalLM": ("BloomConfig", _BLOOM, 2 * LAYERS, 1),
+    "MptForCausalLM": ("MptConfig", _MPT, 2 * LAYERS, 1),
+    "RwkvForCausalLM": ("RwkvConfig", _RWKV, 2 * LAYERS, 1),
     "BertForSequenceClassification": ("BertConfig", _BERT, 2 * LAYERS, 1),
     "DistilBertForSequenceClassification": ("DistilBertConfig", _DISTIL, 2 * LAYERS, 1),
     "AlbertForSequenceClassification": ("AlbertConfig", _BERT | {"embedding_size": 16}, 2 * LAYERS, 1),
@@ -62,6 +67,7 @@ FAMILIES = {
     "FalconForCausalLM": ("FalconConfig", _FALCON, LAYERS, 2),
     "T5ForConditionalGeneration": ("T5Config", _T5, 2 * LAYERS + 3 * LAYERS, 1),
     "MambaForCausalLM": ("MambaConfig", _MAMBA, LAYERS, 1),
+    "Mamba2ForCausalLM": ("Mamba2Config", _MAMBA2, LAYERS, 1),
     "ViTForImageClassification": ("ViTConfig", _VIT | {"image_size": 32, "patch_size": 8}, 2 * LAYERS, 1),
     "ResNetForImageClassification": ("ResNetConfig", _RESNET, 8, 1),
 }

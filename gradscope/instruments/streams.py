@@ -1,0 +1,173 @@
+"""What flows through the residual junctions of a network in one forward pass, and where its gradients are."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.overrides import TorchFunctionMode
+
+from gradscope.instruments.calls import Plan, additions
+from gradscope.instruments.junction import Junction
+
+Slot = tuple[int, int]
+
+
+@dataclass(eq=False)
+class Stream:
+    """One junction in one forward pass. Tensors are detached copies, [N, ...], of one shape.
+
+    Attributes:
+        junction: Which.
+        skip: The skip operand: the block's input, or, where the block projects, what the skip makes of it.
+        branch: What the block adds to that, sum - skip; exact where the call is a plain addition.
+        total: The sum.
+        after: Result of the first function that was called with the sum as its first argument and kept its
+            shape, such as the ReLU behind it; None if there is none.
+        skip_edge, total_edge: Where `torch.autograd.grad` finds the gradient at these, as they
+            were before anything changed them in place; None outside of the graph.
+    """
+
+    junction: Junction
+    skip: Tensor
+    branch: Tensor
+    total: Tensor
+    after: Tensor | None = None
+    skip_edge: GradientEdge | None = None
+    total_edge: GradientEdge | None = None
+
+
+@contextmanager
+def streams(model: nn.Module, junctions: Sequence[Junction]) -> Iterator[list[Stream]]:
+    """Hear what flows through junctions while somebody else runs the network; nothing is changed.
+
+    Args:
+        model: The network in which the junctions were found.
+        junctions: Of graded kinds, in forward order.
+
+    Yields:
+        A list with one stream per junction, filled anew by every forward. Copies of three to four tensors a
+        junction are held, and as long as the list lives, the graph of its latest forward. Inside a gate on
+        branches, `skip` and `total` are those of the gated network and `branch` is their difference.
+
+    Raises:
+        ValueError: A junction without skip and branch operands that were called from Python.
+        RuntimeError: A forward in the block called another number of additions than the one in which the
+            junctions were found, so that their numbers no longer hold.
+    """
+    for junction in junctions:
+        if not (junction.graded and junction.branches and junction.skips and junction.number is not None):
+            raise ValueError(
+                f"Junction {junction.name} is of kind {junction.kind}, and its skip and branch cannot be told "
+                "apart in calls from Python, so its streams cannot be heard. Choose identity, projection or "
+                "nonparam-skip junctions."
+            )
+    heard: list[Stream] = []
+    operands: dict[Slot, tuple[Tensor, GradientEdge | None]] = {}
+    due: list[Junction] = []
+    stacked: list[Tensor] = []
+
+    def listen(slot: Slot, ends: Junction | None, operand: Tensor) -> Tensor:
+        operands[slot] = operand.detach().clone(), edge_of(operand)
+        if ends is not None:
+            due.append(ends)
+        return operand
+
+    # Slot 0 of the call that makes the sum is always heard, to know which call that is.
+    ends = {(junction.number, 0): junction for junction in junctions if junction.number is not None}
+    wanted = {slot for junction in junctions for slot in (*junction.branches, *junction.skips)} | set(ends)
+    plan: Plan = {slot: partial(listen, slot, ends.get(slot)) for slot in wanted}
+
+    def summed(result: Tensor, argument: Any) -> Stream | None:
+        if not due or due[-1].skips[0] not in operands:
+            return None
+        if stacked and argument is not stacked[0]:
+            return None
+        stacked.clear()
+        if result.ndim != len(due[-1].shape):
+            # Operands were stacked, and what is called with the stack next adds them up.
+            stacked.append(result)
+            return None
+        junction = due.pop()
+        skip, skip_edge = operands.pop(junction.skips[0])
+        total = result.detach().clone()
+        # What the branch adds is worked out after the forward: a subtraction here would be numbered too.
+        heard.append(Stream(junction, skip, total, total, None, skip_edge, edge_of(result)))
+        return heard[-1]
+
+    def start(module: nn.Module, arguments: Any) -> None:
+        heard.clear()
+        operands.clear()
+        due.clear()
+        stacked.clear()
+        results.latest = None
+
+    def verify(module: nn.Module, arguments: Any, output: Any) -> None:
+        results.latest = None
+        expected = {junction.additions for junction in junctions} - {counter.count}
+        if expected or len(heard) != len(junctions):
+            raise RuntimeError(
+                f"This forward of {type(model).__name__} called {counter.count} additions, but its junctions "
+                f"were found in one that called {min(expected, default=counter.count)}, so other tensors would "
+                "be heard. Find the junctions on inputs of the same kind and in the same mode."
+            )
+        for stream in heard:
+            branches = [operands[slot][0] for slot in stream.junction.branches]
+            stream.branch = _contribution(stream.total, stream.skip, branches)
+        operands.clear()
+
+    with additions(model, plan) as counter, _Results(summed) as results:
+        handles = [model.register_forward_pre_hook(start), model.register_forward_hook(verify)]
+        try:
+            yield heard
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def edge_of(tensor: Tensor) -> GradientEdge | None:
+    """Where the gradient at a tensor is found even if it is changed in place later; None off the graph."""
+    return get_gradient_edge(tensor) if tensor.requires_grad else None
+
+
+def _contribution(total: Tensor, skip: Tensor, operands: Sequence[Tensor]) -> Tensor:
+    """What was added to the skip: the branches, or their negative in a subtraction, if the sum says so.
+
+    The difference sum - skip is always right but rounded, which would swamp a branch far smaller than the
+    stream.
+    """
+    difference = total - skip
+    if any(operand.shape != total.shape for operand in operands):
+        return difference
+    branches = sum(operands[1:], operands[0])
+    misfits = [float((difference - sign * branches).norm()) for sign in (1, -1)]
+    rounding = 8 * torch.finfo(total.dtype).eps * float(total.norm() + skip.norm() + branches.norm())
+    sign = 1 if misfits[0] <= misfits[1] else -1
+    return sign * branches if min(misfits) <= rounding else difference
+
+
+class _Results(TorchFunctionMode):
+    """Sees the result of the call in which a junction's last operand was heard, and what is done with it."""
+
+    def __init__(self, summed: Callable[[Tensor, Any], Stream | None]) -> None:
+        super().__init__()
+        self.summed = summed
+        self.latest: tuple[Tensor, Stream] | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        waiting = self.latest if self.latest and args and args[0] is self.latest[0] else None
+        result = func(*args, **(kwargs or {}))
+        if not isinstance(result, Tensor):
+            return result
+        if waiting is not None:
+            self.latest = None
+            if result.shape == waiting[1].total.shape:
+                waiting[1].after = result.detach().clone()
+        stream = self.summed(result, args[0] if args else None)
+        if stream is not None:
+            self.latest = result, stream
+        return result
