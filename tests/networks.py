@@ -249,6 +249,120 @@ class Nested(nn.Module):
         return x + self.blocks(x)
 
 
+class DenseList(nn.Module):
+    """A DenseNet that keeps a list and concatenates all of it for every layer, as torchvision does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([mlp(width, 2) for width in (4, 6, 8)])
+        self.out = nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = [x]
+        for layer in self.layers:
+            features.append(layer(torch.cat(features, dim=1)).tanh())
+        return self.out(torch.cat(features, dim=1))
+
+
+class UNet(nn.Module):
+    """Two long skips, of which the outer one is cropped, and a residual block at the bottom."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.bottom = Residual(mlp(4, 3, 4))
+        self.up = nn.ModuleList([nn.Linear(4, 4), nn.Linear(8, 4)])
+        self.out = nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outer = self.down[0](x).tanh()
+        inner = self.down[1](outer).tanh()
+        x = torch.hstack([inner, self.up[0](self.bottom(inner)).tanh()])
+        return self.out(torch.concat((outer[:, 1:], self.up[1](x).tanh()), 1))
+
+
+class Shuffle(nn.Module):
+    """Half of the units pass, the other half go through the branch (ShuffleNet V2); sizes alternate."""
+
+    def __init__(self, pieces: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.branch, self.pieces = mlp(2, 3, 2), pieces
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.pieces(x)
+        return (
+            torch.cat([first, self.branch(second)], 1)
+            .reshape(len(x), 2, 2)
+            .transpose(1, 2)
+            .reshape(len(x), 4)
+        )
+
+
+class SideBySide(nn.Module):
+    """Inception: branches concatenated without a skip, which is no junction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = mlp(4, 3, 2), mlp(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.left(x), self.right(x).tanh()], dim=1)
+
+
+class Written(nn.Module):
+    """x and F(x), put together as `join` does it."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor], width: int = 4) -> None:
+        super().__init__()
+        self.branch, self.join = mlp(width, 3, width), join
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(x, self.branch(x))
+
+
+class InPlaceOnView(nn.Module):
+    """A linear layer with bias makes a view of three dimensions, and the skip is added to it in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = mlp(4, 3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.branch(x)
+        out += x
+        return out
+
+
+class EncoderDecoder(nn.Module):
+    """Two residual additions in each layer of the encoder, three in each layer of the decoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transformer = nn.Transformer(4, 2, 2, 2, 5, dropout=0.1, batch_first=True)
+
+    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+        return self.transformer(*pair).mean(dim=1)[:, :3]
+
+
+class LearnedQuery(nn.Module):
+    """A learned vector that reads the input in two residual attentions, as the class token of CaiT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, 1, 4))
+        self.position = nn.Parameter(torch.randn(4, 5, 4))
+        self.attention = nn.ModuleList([Attention(4), Attention(4)])
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A position embedding of the input's very shape is a constant that is added, not a stream.
+        x = x.tanh() + self.position[: len(x)]
+        query = self.query.expand(len(x), -1, -1)
+        for attention in self.attention:
+            query = query + attention(torch.cat([query, x], dim=1))[:, :1]
+        return self.out(query[:, 0])
+
+
 def encoder_layers() -> nn.Sequential:
     layers = [nn.TransformerEncoderLayer(4, 2, 5, dropout=0.1, batch_first=True) for _ in range(2)]
     return nn.Sequential(*layers, MeanHead(4))
@@ -316,7 +430,20 @@ NETWORKS: dict[str, Specimen] = {
         lambda: stack(lambda: Repeated(Residual(mlp(4, 3, 4)), 4), 1), (4,), {"identity": 4}, (1,) * 4
     ),
     "tokens": Specimen(Tokens, ("tokens",), {"identity": 2}, (1, 1)),
-    "dense": Specimen(Dense, (4,), {}),
+    "dense": Specimen(Dense, (4,), {"concat": 3}),
+    "dense list": Specimen(DenseList, (4,), {"concat": 3}),
+    "U-Net": Specimen(UNet, (4,), {"concat": 2, "identity": 1}, (1,)),
+    "shuffle": Specimen(lambda: stack(lambda: Shuffle(lambda x: x.chunk(2, 1)), 2), (4,), {"concat": 2}),
+    "shuffle by slices": Specimen(
+        lambda: stack(lambda: Shuffle(lambda x: (x[:, :2], x[:, 2:])), 2), (4,), {"concat": 2}
+    ),
+    "side by side": Specimen(lambda: stack(SideBySide, 2), (4,), {}),
+    "in place on a view": Specimen(
+        lambda: nn.Sequential(InPlaceOnView(), InPlaceOnView(), MeanHead(4)), (5, 4), {"identity": 2}, (1, 1)
+    ),
+    "learned query": Specimen(LearnedQuery, (5, 4), {"identity": 2, "concat": 1}, (1, 1)),
     "long skip": Specimen(lambda: stack(Nested, 2), (4,), {"identity": 6}, (1, 1)),
 }
-RESIDUAL = [name for name, specimen in NETWORKS.items() if specimen.branches]
+# Ways around the blocks, a stream that does not begin at the input: not what path counts are about.
+APART = ("U-Net", "learned query")
+RESIDUAL = [name for name, specimen in NETWORKS.items() if specimen.branches and name not in APART]

@@ -3,6 +3,10 @@
 Post-activation blocks with in-place ReLU and `out += identity`, which is what makes it hard to probe.
 """
 
+import sys
+import types
+
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -54,3 +58,16 @@ def resnet18(*, weights: None = None, num_classes: int = 1000) -> ResNet18:
     if weights is not None:
         raise ValueError("The stand-in has no pretrained weights. Pass weights=None.")
     return ResNet18(num_classes)
+
+
+def provide_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision.models, or where it does not import the same network from plain torch."""
+    try:
+        import torchvision.models  # noqa: F401
+    except (ImportError, RuntimeError):
+        models = types.ModuleType("torchvision.models")
+        models.resnet18 = resnet18
+        package = types.ModuleType("torchvision")
+        package.models = models
+        monkeypatch.setitem(sys.modules, "torchvision", package)
+        monkeypatch.setitem(sys.modules, "torchvision.models", models)

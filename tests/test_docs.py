@@ -3,6 +3,7 @@
 import pytest
 import torch
 from documents import ROOT, blocks, dead_links, execute
+from stand_in import provide_torchvision
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 
@@ -14,6 +15,7 @@ def name(path):
 @pytest.mark.parametrize("path", [path for path in DOCS if blocks(path, "python")], ids=name)
 def test_its_blocks_run(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    provide_torchvision(monkeypatch)
     namespace = {"__name__": "__document__"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

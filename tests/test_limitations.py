@@ -87,14 +87,16 @@ def _():
         def add(self, skip, branch):
             return torch.cat([skip, branch], dim=1)
 
-    model = nn.Sequential(Dense(), nn.Linear(8, 3))
-    assert len(gs.junctions(model, x())) == 0
-    with pytest.raises(ValueError, match="No residual addition"):
-        gs.path_spectrum((model, (x(), Y)))
-    with pytest.raises(ValueError, match="no residual branch to close"):
-        gs.lesion_study((model, (x(), Y)))
-    frame = gs.layer_lesion_study((model, (x(), Y)), at="0.branch.*", show=False)
-    assert set(frame["status"]) == {"ok"}
+    model, inputs = nn.Sequential(Dense(), nn.Linear(8, 3)), x()
+    (found,) = gs.junctions(model, inputs)
+    assert found.kind == "concat"
+    with pytest.raises(ValueError, match="Additions of other kinds: 0:0"):
+        gs.path_spectrum((model, (inputs, Y)))
+    with gs.lesion(model, found):
+        closed = model(inputs)
+    assert torch.equal(closed, model[1](torch.cat([inputs, torch.zeros(6, 4)], dim=1)))
+    mixed = nn.Sequential(Block(), *model)
+    assert len(gs.path_gradients((mixed, (inputs, Y)))) == 2
 
 
 @row("additions in a custom kernel or `autograd.Function`")
@@ -108,15 +110,32 @@ def _():
         def backward(context, gradient):
             return gradient, gradient
 
-    assert sums(Fused.apply) == 0
+    with pytest.warns(UserWarning, match="FusedBackward.*by hand"):
+        assert sums(Fused.apply) == 0
     assert sums(torch.add) == 1
 
 
-@row("sums written as `lerp`, `addmm` or `stack(...).sum()`")
+@row("sums of a stack that is weighted before it is summed, `einsum` over a stack")
 def _():
-    assert sums(lambda skip, branch: torch.lerp(skip, branch, 0.5)) == 0
-    assert sums(lambda skip, branch: torch.stack([skip, branch]).sum(dim=0)) == 0
-    assert sums(lambda skip, branch: torch.addmm(skip, branch, torch.eye(4))) == 0
+    share = torch.tensor([0.5, 0.5])
+    assert sums(lambda skip, branch: (share[:, None, None] * torch.stack([skip, branch])).sum(dim=0)) == 0
+    assert sums(lambda skip, branch: torch.einsum("s,sij->ij", share, torch.stack([skip, branch]))) == 0
+    assert sums(lambda skip, branch: torch.stack([skip, branch]).sum(dim=0)) == 1
+    assert sums(lambda skip, branch: torch.lerp(skip, branch, 0.5)) == 1
+
+
+@row("several inputs")
+def _():
+    class Two(Highway):
+        def forward(self, inputs, other, mask=None):
+            side = self.gate(other)
+            side = side + self.plain(side).tanh()
+            return inputs + self.plain(inputs).tanh() if mask is None else (inputs + mask) + side
+
+    model = Two()
+    assert len(gs.junctions(model, x(), x())) == 1
+    assert len(gs.junctions(model, x(), x(), mask=x())) == 1
+    assert len(gs.junctions(model, x(), torch.randn(4), mask=x())) == 0
 
 
 class Highway(nn.Module):
@@ -135,11 +154,15 @@ def _():
         def forward(self, inputs):
             return self.plain(inputs).tanh() + self.gate(inputs).tanh()
 
+    remedy = {
+        "gated": "lesioned by setting its transform gate",
+        "branches": "nothing here that a gate could replace",
+    }
     for kind, module in {"gated": Highway(), "branches": Inception()}.items():
         model = nn.Sequential(module, nn.Linear(4, 3))
         (found,) = gs.junctions(model, x())
         assert found.kind == kind
-        with pytest.raises(ValueError, match="no branch that a lesion could close"), gs.lesion(model, found):
+        with pytest.raises(ValueError, match=remedy[kind]), gs.lesion(model, found):
             model(x())
         with pytest.raises(ValueError, match="Additions of other kinds"):
             gs.path_gradients((model, (x(), Y)))
@@ -189,6 +212,7 @@ def _():
 @row("compiled models (`torch.compile`)")
 def _():
     model, inputs = net(), x()
+    torch.compiler.reset()  # what other tests compiled would be compiled again for any batch size
     compiled = torch.compile(model, backend="aot_eager")
     whole = compiled(inputs)
     whole.sum().backward()
@@ -215,10 +239,11 @@ def _():
 @row("traced models (`torch.jit.trace`)")
 def _():
     traced, inputs = torch.jit.trace(net(), x()), x()
-    found = gs.junctions(traced, inputs)
-    assert [junction.name for junction in found] == [":0", ":1"]
-    with pytest.raises(ValueError, match="no branch that a lesion could close"), gs.lesion(traced, found[0]):
-        traced(inputs)
+    with pytest.raises(ValueError, match="Pass the module that was traced"):
+        gs.junctions(traced, inputs)
+    with pytest.raises(ValueError, match="no residual branch to close"):
+        gs.lesion_study((traced, (inputs, Y)), show=False)
+    assert gs.path_gradients((traced, (inputs, Y))).shape == (3, 6, 4)
     assert set(gs.gradient_correlation((traced, (inputs, Y)))["site"]) == {"input"}
 
 

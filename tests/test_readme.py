@@ -6,15 +6,18 @@ import shlex
 import shutil
 import subprocess
 import sys
-import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import stand_in
 import torch
 from documents import ROOT, blocks, dead_links, execute, shell_lines
+from stand_in import provide_torchvision
+from torch import nn
 from typer.testing import CliRunner
 
+import gradscope as gs
 from gradscope import nets
 from gradscope.cli.app import app
 
@@ -38,21 +41,8 @@ def block_of(name: str) -> str:
     return found
 
 
-@pytest.fixture
-def torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision.models, or where it does not import the same network from plain torch."""
-    try:
-        import torchvision.models  # noqa: F401
-    except (ImportError, RuntimeError):
-        models = types.ModuleType("torchvision.models")
-        models.resnet18 = stand_in.resnet18
-        package = types.ModuleType("torchvision")
-        package.models = models
-        monkeypatch.setitem(sys.modules, "torchvision", package)
-        monkeypatch.setitem(sys.modules, "torchvision.models", models)
-
-
-def test_ten_lines_probe_a_torchvision_model(torchvision, tmp_path, monkeypatch, capsys):
+def test_ten_lines_probe_a_torchvision_model(tmp_path, monkeypatch, capsys):
+    provide_torchvision(monkeypatch)
     monkeypatch.chdir(tmp_path)
     (block,) = [block for block in PYTHON if "torchvision" in block.text]
     told: dict = {}
@@ -106,7 +96,9 @@ def test_the_command_runs(line, tmp_path, monkeypatch):
     words = shlex.split(line)[1:]
     answer = CliRunner().invoke(app, [*words, *SMALL[words[0]]])
     assert answer.exit_code == 0, answer.output
-    if words[0] not in ("nets", "report"):
+    if "--dry-run" in words:
+        assert "seconds" in answer.output and not (tmp_path / "reports").exists()
+    elif words[0] not in ("nets", "report"):
         assert list((tmp_path / "reports").rglob("readings.csv"))
         assert list((tmp_path / "reports").rglob("*.svg"))
 
@@ -162,6 +154,29 @@ def test_every_quantity_of_the_package_is_in_the_table():
     assert len(quantities) > 25
     told = set(re.findall(r"`(\w+)`", "\n".join(table())))
     assert quantities - told - {"condition_number"} == set()
+
+
+def studied() -> dict[str, Callable[[gs.Problem], Any]]:
+    """Studies whose quantities are named by variables, so that reading their source does not find them."""
+    few = {"resamples": 10, "show": False}
+    metrics = ["error", "loss", "margin", "kl"]
+    return {
+        "lesion_study": lambda problem: gs.lesion_study(problem, metric=metrics, sets=[], **few),
+        "reordering_study": lambda problem: gs.reordering_study(problem, swaps=[1], draws=1, **few),
+        "refinement_study": lambda problem: gs.refinement_study(problem, show=False),
+        "effective_ensemble": lambda problem: gs.effective_ensemble(problem, show=False),
+    }
+
+
+@pytest.mark.parametrize("name", studied())
+def test_every_quantity_that_a_study_returns_is_in_its_rows_of_the_table(name):
+    net = nets.build("residual_mlp", depth=3, width=4, outputs=3, seed=0)
+    problem = gs.Problem(net, (torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])), nn.CrossEntropyLoss())
+    returned = set(studied()[name](problem)["quantity"])
+    assert len(returned) > 3
+    told = set(re.findall(r"`(\w+)`", "\n".join(table())))
+    said_once = {f"intact_{m}" for m in told} | {f"{m}_difference" for m in told}
+    assert returned - told - said_once == set()
 
 
 def test_every_condition_number_is_in_the_table():

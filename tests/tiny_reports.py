@@ -20,7 +20,8 @@ ANALYSES = {
     **{"paths": paths, "conditioning": conditioning},
 }
 
-# A group of blocks that change places needs ResNet-20, a trend within a stage ResNet-26. The depths that claims name must be there: 4 layers, traces of 2, 24 and 50, and Hessians of 2 and two more.
+# A group of blocks that change places needs ResNet-20, a trend within a stage ResNet-26. The depths that claims
+# name must be there: 4 layers, traces of 2, 24 and 50, and Hessians of 2 and two more.
 TINY = {
     "shattering": shattering.Preset(
         depths=(1, 4), trace_layers=(2, 24, 50), draws_per_seed=1, layers=8, epochs=1

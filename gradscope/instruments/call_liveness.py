@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from gradscope.instruments.call_record import Record
+from gradscope.instruments.call_record import ModuleCall, Record
 from gradscope.instruments.junction import Junction
 
 
@@ -67,7 +67,24 @@ class Liveness:
             for place in range(min(idle, default=0), max(gated))
             if calls[place].kind == "description" and calls[place].reads and calls[place].reads <= made
         }
-        return idle | described
+        return self._with_whole_modules(idle | described, self.record.modules)
+
+    def _with_whole_modules(self, idle: set[int], modules: Sequence[ModuleCall]) -> set[int]:
+        """Also what modules with nothing else to do ask about shapes, so that they can be left out whole."""
+        added: set[int] = set()
+        if not idle:
+            return added
+        first, last = min(idle), max(idle)
+        for module in modules:
+            if module.first > last or module.last <= first:
+                continue
+            inside = set(range(module.first, module.last))
+            asked = {place for place in inside - idle if self.record.calls[place].kind == "description"}
+            if inside <= idle | asked and not inside.isdisjoint(idle):
+                added |= asked
+            else:
+                added |= self._with_whole_modules(idle, module.inner)
+        return idle | added
 
     def seen_values(self) -> list[int]:
         """Calls that let Python see numbers which a closed branch would change."""

@@ -18,7 +18,8 @@ from gradscope.instruments.call_replay import (
     Replay,
     Stopped,
     Tape,
-    finished_calls,
+    answered_calls,
+    keeping,
     ordinary_calls,
     shortcuts,
 )
@@ -48,7 +49,7 @@ class Cut(NamedTuple):
 
 @dataclass
 class Run:
-    """What one run gave: the output (None if it was stopped), the states kept by number of their cut, the tape."""
+    """What one run gave: the output (None if it was stopped), the states by number of their cut, the tape."""
 
     output: Any
     states: dict[int, Tensor]
@@ -86,7 +87,11 @@ class Program:
         self.idle: list[frozenset[int]] = [frozenset()] * len(self.junctions)
         self.cuts: tuple[Cut, ...] = ()
         numbers = [junction.number for junction in sums if junction.number is not None]
-        self.record = record(model, forward, example, junctions, numbers)
+        try:
+            self.record = record(model, forward, example, junctions, numbers)
+        except Exception as error:
+            self.reason = f"recording a pass failed ({type(error).__name__}: {error})"
+            return
         self.functions = [call.function for call in self.record.calls]
         self._whole_modules, self._unwatched = True, True
         self.reason = self._unusable()
@@ -157,11 +162,11 @@ class Program:
                     actions[place] = self._closing(junction, place, gate, tape)
         states: dict[int, Tensor] = {}
         for kept in keep:
-            actions[kept.call] = _keeping(kept, actions.get(kept.call), states, kept == stop)
+            actions[kept.call] = keeping(states, kept.number, actions.get(kept.call), kept == stop)
             todo[kept.call] = ACT
         replay = Replay(self.functions, todo, actions, tape)
         modules = self.record.modules
-        skipped = finished_calls(modules, cut.call, cut.needed) if cut and self._whole_modules else []
+        skipped = answered_calls(modules, todo) if tape and self._whole_modules else []
         unwatched = ordinary_calls(modules, todo) if tape and self._unwatched else []
         output = None
         with torch.no_grad(), shortcuts(replay, skipped, unwatched):
@@ -177,14 +182,20 @@ class Program:
         """Make a numbered addition as it would be made with gates on this junction's operands."""
         keys = [key for key in self.junctions[junction].branches if self.record.numbered[key[0]] == place]
         met: list[Tensor] = []
+        zeros: list[Tensor] = []
 
         def gated(operand: Tensor) -> Tensor:
             met.append(operand)
-            return gate(operand)
+            return operand if any(operand is zero for zero in zeros) else gate(operand)
+
+        def solid(tensor: Tensor) -> Tensor:
+            filled = tensor if tape is None else tape.solid(tensor)
+            if filled is not tensor:
+                zeros.append(filled)
+            return filled
 
         def act(function: Any, args: Any, kwargs: Any) -> Any:
-            if tape is not None:
-                args, kwargs = mapped(args, tape.solid), mapped(kwargs, tape.solid)
+            args, kwargs = mapped(args, solid), mapped(kwargs, solid)
             with additions(self.model, dict.fromkeys(keys, gated)) as counter:
                 counter.running, counter.count = True, keys[0][0]
                 result = function(*args, **kwargs)
@@ -195,9 +206,9 @@ class Program:
         return act
 
     def _unusable(self) -> str:
-        expected = self.junctions[0].additions if self.junctions else 0
         if not self.junctions:
             return "there is no branch to close"
+        expected = self.junctions[0].additions
         if self.record.additions != expected:
             return (
                 f"this forward makes {self.record.additions} additions, the one with the junctions {expected}"
@@ -271,25 +282,14 @@ class Program:
 
     def _find_idle(self, liveness: Liveness, example: Any, tape: Tape) -> None:
         """What need not run for a closed branch, where leaving it out changes no bit of the next sum."""
-        for place in range(len(self.junctions)):
+        for place, _ in enumerate(self.junctions):
             start = next((cut for cut in reversed(self.cuts) if cut.place <= place), None)
             end = next((cut for cut in self.cuts if cut.place > place), None)
-            expected = self._stretch(example, tape, start, end, [place])
-            self.idle[place] = frozenset(liveness.idle(place))
             try:
+                expected = self._stretch(example, tape, start, end, [place])
+                self.idle[place] = frozenset(liveness.idle(place))
                 same = torch.equal(self._stretch(example, tape, start, end, [place]), expected)
             except Exception:
                 same = False
             if not same:
                 self.idle[place] = frozenset()
-
-
-def _keeping(cut: Cut, action: Action | None, states: dict[int, Tensor], stop: bool) -> Action:
-    def act(function: Any, args: Any, kwargs: Any) -> Any:
-        result = function(*args, **kwargs) if action is None else action(function, args, kwargs)
-        states[cut.number] = result.clone()
-        if stop:
-            raise Stopped
-        return result
-
-    return act

@@ -1,6 +1,5 @@
 """Running a network's own forward with some of its torch calls answered instead of made."""
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -128,6 +127,19 @@ class Replay(TorchFunctionMode):
             raise OutOfStep
 
 
+def keeping(states: dict[int, Tensor], key: int, action: Action | None, stop: bool) -> Action:
+    """Make the call, or act in its place, put a copy of its result into `states`, and stop if asked to."""
+
+    def act(function: Any, args: Any, kwargs: Any) -> Any:
+        result = function(*args, **kwargs) if action is None else action(function, args, kwargs)
+        states[key] = result.clone()
+        if stop:
+            raise Stopped
+        return result
+
+    return act
+
+
 @contextmanager
 def shortcuts(
     replay: Replay, skipped: Sequence[ModuleCall], unwatched: Sequence[ModuleCall]
@@ -168,28 +180,18 @@ def shortcuts(
         yield
 
 
-def finished_calls(calls: Sequence[ModuleCall], cut: int, needed: Sequence[int]) -> list[ModuleCall]:
-    """The outermost module calls that end before call `cut` and neither hold nor return what is needed.
-
-    Args:
-        calls: The module calls of a record.
-        cut: Place of the call.
-        needed: Places of needed calls, sorted.
-    """
+def answered_calls(calls: Sequence[ModuleCall], todo: bytearray) -> list[ModuleCall]:
+    """The outermost module calls in which every torch call is answered, and so is whatever they return."""
     found = []
     for call in calls:
-        if call.first >= cut:
-            break
-        whole = (
-            call.known
-            and call.first < call.last <= cut
-            and bisect_left(needed, call.first) == bisect_left(needed, call.last)
-            and not any(tensor.call in needed for tensor in _makers(call.output))
-        )
-        if whole:
+        answered = todo.count(ANSWER, call.first, call.last)
+        if not answered:
+            continue
+        whole = answered == call.last - call.first and call.known
+        if whole and all(todo[tensor.call] == ANSWER for tensor in _makers(call.output)):
             found.append(call)
         else:
-            found += finished_calls(call.inner, cut, needed)
+            found += answered_calls(call.inner, todo)
     return found
 
 
@@ -197,11 +199,10 @@ def ordinary_calls(calls: Sequence[ModuleCall], todo: bytearray) -> list[ModuleC
     """The outermost module calls in which every torch call is simply to be made."""
     found = []
     for call in calls:
-        if call.first == call.last:
-            continue
-        if not any(todo[call.first : call.last]):
+        ordinary = todo.count(RUN, call.first, call.last)
+        if ordinary and ordinary == call.last - call.first:
             found.append(call)
-        else:
+        elif ordinary:
             found += ordinary_calls(call.inner, todo)
     return found
 

@@ -52,7 +52,7 @@ def _fork(graph: Graph, operands: Sequence[Any]) -> Any:
     """The last value that every way to every operand passes."""
 
     def place(node: Any) -> int:
-        return -1 if node is None else graph.position[node]
+        return -1 if node is None else graph.position.get(node, -1)
 
     common: Any = operands[0]
     for operand in operands[1:]:

@@ -22,7 +22,8 @@ class Resumable:
     A pass goes on from the sum of a junction that an earlier one kept, and sets that begin alike share what
     they begin with, as in a trie; the branches that are closed are not computed. The model's own forward
     runs: calls whose results nobody needs are answered with hollow tensors of the same form. Each place
-    where a pass can be entered is tried out here, on `example`, and used if not one bit differs.
+    where a pass can be entered is tried out here, on `example`, and used if not one bit differs. Hooks that
+    the model carries still run, and may be handed hollow tensors.
 
     Args:
         model: The network, in eval mode.
@@ -166,8 +167,11 @@ class Resumable:
                     layer.train()
                     if entered is None or call > entered.call:
                         layer.reset_running_stats()  # type: ignore[operator]
-                for batch in estimated:
-                    batch.resumed(visit._replace(cut=entered, keep=keep), gate)
+                try:
+                    for batch in estimated:
+                        batch.resumed(visit._replace(cut=entered, keep=keep), gate)
+                except Exception as error:
+                    raise OutOfStep from error
                 for layer in starts:
                     layer.eval()
             for index, batch in enumerate(measured):

@@ -8,6 +8,7 @@ from gradscope.instruments.calls import additions
 from gradscope.instruments.gates import closable, lesion
 from gradscope.instruments.junction import Junction
 from gradscope.instruments.junctions import Junctions, Trace, trace
+from gradscope.instruments.unseen import refuse_unnumbered
 from gradscope.problem import Problem, as_problem, examples_in
 from gradscope.progress import progress
 from gradscope.studies.lesion_bench import Bench, evaluated
@@ -154,6 +155,7 @@ def _chosen(
         return given, None
     inputs, _ = problem.first_batch()
     traced = trace(problem.model, problem.outputs, inputs)
+    refuse_unnumbered(problem.model, traced.junctions)
     if given is not None:
         return given, traced
     found = Junctions(traced.junctions)

@@ -37,6 +37,8 @@ def last_layers(name: str, model: nn.Module, place: int) -> list[nn.Module]:
         return [layer.linear2 if place % 2 else layer.self_attn.out_proj]
     if name in ("multi-residual", "Python sum"):
         return [model[2 + place].first[-1], model[2 + place].second[-1]]
+    if name == "in place on a view":
+        return [model[place].branch[-1]]
     if name == "padding":
         return [model[1 + place].branch[-1]]
     if name == "inside a module":

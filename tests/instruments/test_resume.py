@@ -7,6 +7,7 @@ import pytest
 import torch
 from as_found import assert_as_found, snapshot, used
 from networks import NETWORKS, RESIDUAL, Nested, Residual, Tokens, mlp, stack
+from resumable_nets import AddsAtTheTop, Another, EncoderDecoder, Noisy, Peeks, SharedModule
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -16,6 +17,8 @@ from gradscope.instruments.gates import lesion
 from gradscope.instruments.junctions import trace
 from gradscope.instruments.recalibrate import recalibrated
 from gradscope.instruments.resume import Resumable
+from gradscope.instruments.resume_batch import ResumedBatch
+from gradscope.instruments.resume_order import schedule
 
 
 def resumable(model, example, forward=None):
@@ -129,59 +132,6 @@ class Layers:
         self.mode.__exit__(*raised)
 
 
-class AddsAtTheTop(nn.Module):
-    """Functional code: additions, activations, a mask that every layer reads; an in-place addition and ReLU."""
-
-    def __init__(self):
-        super().__init__()
-        self.weights = nn.ParameterList([torch.randn(4, 4) for _ in range(4)])
-        self.position = nn.Embedding(3, 4)
-
-    def forward(self, x):
-        mask = torch.ones(x.shape[1], x.shape[1], dtype=x.dtype).tril_()
-        mask /= mask.sum(dim=1, keepdim=True)
-        positions = self.position(torch.arange(x.shape[1]))
-        for place, weight in enumerate(self.weights):
-            branch = mask @ (x + positions).tanh() @ weight
-            if place % 2:
-                branch += x
-                x = branch.relu_()
-            else:
-                x = torch.add(x, branch, alpha=0.5)
-        return x.sum(dim=1)
-
-
-class EncoderDecoder(nn.Module):
-    """Every layer of the decoder reads what the encoder made."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder, self.decoder = stack(lambda: Residual(mlp(4, 3, 4)), 3, 4), nn.ModuleList()
-        self.encoder[-1] = nn.Linear(4, 4)
-        self.decoder.extend([mlp(8, 3, 4) for _ in range(5)])
-
-    def forward(self, x):
-        memory = self.encoder(x)
-        x = x.tanh()
-        for layer in self.decoder:
-            x = x + layer(torch.cat([x, memory], dim=1))
-        return x
-
-
-class SharedModule(nn.Module):
-    """One module called several times, with different layers in between, and a buffer counting its passes."""
-
-    def __init__(self):
-        super().__init__()
-        self.shared, self.own = mlp(4, 3, 4), nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
-        self.register_buffer("passes", torch.zeros(()))
-
-    def forward(self, x):
-        for layer in self.own:
-            x = x + self.shared(layer(x))
-        return x
-
-
 CHAINS = {
     "additions at the top": (AddsAtTheTop, (3, 4)),
     "encoder and decoder": (EncoderDecoder, (4,)),
@@ -208,21 +158,6 @@ def test_other_ways_to_write_a_network(name):
                 assert torch.equal(output, model(inputs)), sets[place]
 
 
-class Peeks(nn.Module):
-    """What Python sees of the numbers decides what is computed later."""
-
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.ModuleList([Residual(mlp(4, 3, 4)) for _ in range(4)])
-
-    def forward(self, x):
-        scale = 1.0
-        for block in self.blocks:
-            x = block(x)
-            scale *= x.abs().max().item()
-        return x * scale
-
-
 def test_a_network_whose_numbers_python_sees_is_entered_only_before_it_sees_them():
     model = Peeks().double().eval()
     inputs = torch.randn(4, 4, dtype=torch.float64)
@@ -232,17 +167,6 @@ def test_a_network_whose_numbers_python_sees_is_entered_only_before_it_sees_them
     assert resuming.cost(singles) == 4 + 3 + 2 + 2
     for place, output in resuming.outputs(inputs, singles):
         assert torch.equal(output, plain(resuming, inputs, {place}))
-
-
-class Noisy(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.ModuleList([Residual(mlp(4, 3, 4)) for _ in range(3)])
-
-    def forward(self, x):
-        for block in self.blocks:
-            x = block(x) + torch.randn_like(x)
-        return x
 
 
 def test_a_network_that_draws_anew_in_each_pass_takes_whole_passes():
@@ -266,20 +190,6 @@ def test_a_single_branch_has_nothing_to_share():
     resuming = resumable(model, inputs)
     assert "single branch" in resuming.reason
     assert torch.equal(dict(resuming.outputs(inputs, [{0}]))[0], plain(resuming, inputs, {0}))
-
-
-class Another(nn.Module):
-    """Batches of more than four examples take another way."""
-
-    def __init__(self):
-        super().__init__()
-        self.norms = nn.ModuleList([nn.BatchNorm1d(4) for _ in range(4)])
-        self.blocks = nn.ModuleList([Residual(mlp(4, 3, 4)) for _ in range(4)])
-
-    def forward(self, x):
-        for norm, block in zip(self.norms, self.blocks, strict=True):
-            x = block(norm(x).tanh() if len(x) > 4 else norm(x))
-        return x
 
 
 def test_a_batch_that_takes_another_way_takes_whole_passes():
@@ -354,9 +264,6 @@ def test_one_state_at_a_time_is_kept_for_single_lesions():
     specimen = NETWORKS["pre-norm transformer"]
     model, inputs = specimen.build(), specimen.inputs()
     resuming = resumable(model, inputs)
-    from gradscope.instruments.resume_batch import ResumedBatch
-    from gradscope.instruments.resume_order import schedule
-
     batch = ResumedBatch(resuming._program, inputs)
     for visit in schedule([{place} for place in range(6)], resuming._program.cuts, 6):
         batch.output(visit, torch.zeros_like)

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gradscope.gradients.paths import path_gradients
 from gradscope.instruments.gates import lesion
-from gradscope.instruments.junctions import junctions
+from gradscope.instruments.junctions import junctions, trace
 from gradscope.problem import Problem
 from gradscope.studies.gradient_correlation import gradient_correlation
 
@@ -127,3 +127,41 @@ def test_sites_without_a_row_for_each_example_are_skipped():
         skipped = frame[frame["status"] != "ok"]
         assert set(skipped["site"]) == {"0.token"} and set(skipped["status"]) == {"skipped"}
         assert skipped["value"].isna().all() and set(frame["site"]) == {"input", "0.token", "0.head", "1"}
+
+
+class Streams(nn.Module):
+    """A second input may be embedded words, a stream of numbers, a mask, or a scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.first, self.second = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x, other=None, mask=None, scale=None):
+        x = x if scale is None else x * scale
+        x = x if mask is None else x + mask
+        x = x + self.first(x).tanh()
+        if other is None:
+            return x
+        other = other if other.is_floating_point() else self.words(other)
+        other = other + self.second(other).tanh()
+        return other + self.first(other + x)
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        ({}, 1),
+        ({"other": torch.randn(3, 4)}, 3),
+        ({"other": torch.arange(3)}, 3),
+        ({"mask": torch.randn(3, 4)}, 1),
+        ({"scale": torch.randn(3, 4)}, 1),
+        ({"other": torch.randn(3, 4), "scale": torch.randn(3, 4), "mask": torch.randn(3, 4)}, 3),
+    ],
+    ids=["one", "numbers", "words", "mask", "scale", "all"],
+)
+def test_a_second_input_counts_if_weights_meet_it_first(given, count):
+    model, x = Streams(), torch.randn(3, 4)
+    found = trace(model, lambda inputs: model(inputs[0], **inputs[1]), (x, given))
+    assert [j.kind for j in found.junctions] == ["identity"] * count
+    assert torch.equal(found.source, x)
+    assert all(tensor.grad_fn is None and not tensor.requires_grad for tensor in given.values())
