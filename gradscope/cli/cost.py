@@ -17,14 +17,14 @@ from gradscope.studies.specimens import untrained
 def announce_cost(settings: Settings) -> None:
     """Print an estimate of the time on standard error; nothing for the embedded digits.
 
-    It counts the networks and passes of the lesion analysis and the products with trained networks'
-    Hessians, which cost the most.
+    It counts the training of all networks, the passes of the lesion, re-ordering and refinement analyses and
+    the products with trained networks' Hessians, which cost the most.
     """
     if settings.data == "digits":
         return
-    lesions = analysis_module("lesions").PRESETS[settings.preset]
-    curvature = analysis_module("conditioning").PRESETS[settings.preset]
-    minutes = estimated_minutes(settings, lesions, curvature, settings.data_set())
+    names = ("lesions", "reordering", "refinement", "conditioning")
+    sizes = {name: analysis_module(name).PRESETS[settings.preset] for name in names}
+    minutes = estimated_minutes(settings, sizes, settings.data_set())
     print(
         f"estimated cost: about {max(1, round(minutes))} min on this machine for preset {settings.preset} on "
         f"{settings.data} with {len(settings.seeds)} seeds, to within a factor of two. Finished parts are kept.",
@@ -52,21 +52,39 @@ def _seconds_a_step(layers: int, data: DataSet) -> float:
         torch.set_num_threads(threads)
 
 
-def estimated_minutes(settings: Settings, sizes: Any, curvature: Any, data: DataSet) -> float:
-    """Minutes of training, lesions and Hessian products, from one timed training step of the residual network."""
-    image = _seconds_a_step(sizes.layers, data) / STEP
-    # A plain and a residual network, and two smaller ones that come to about half of one.
-    training = 2.5 * image * len(data.train[0]) * sizes.epochs
-    blocks = (sizes.layers - 2) // 2
-    lesions = blocks + len(sizes.sets) * sizes.subsets
-    judged = min(sizes.images, len(data.test[0]))
+def estimated_minutes(settings: Settings, sizes: dict[str, Any], data: DataSet) -> float:
+    """Minutes of training, passes and Hessian products, from one timed training step of the residual network.
+
+    Args:
+        settings: Of the run.
+        sizes: The presets of the analyses `lesions`, `reordering`, `refinement` and `conditioning`.
+        data: What is trained on.
+    """
+    lesions, orders, steps, curvature = (
+        sizes[name] for name in ("lesions", "reordering", "refinement", "conditioning")
+    )
+    image = _seconds_a_step(lesions.layers, data) / STEP
+    # A plain and a residual network, two smaller ones that come to about half of one, and those of other depths.
+    shallower = sum(2 * blocks + 2 for blocks in steps.blocks if 2 * blocks + 2 != lesions.layers)
+    training = (2.5 + shallower / lesions.layers) * image * len(data.train[0]) * lesions.epochs
+    blocks = (lesions.layers - 2) // 2
     # A forward pass is a third of a step; every lesion is judged twice and calibrated once, and lesions that
     # begin alike share half of their passes.
-    passes = lesions * (2 * judged + min(sizes.calibration, len(data.train[0]))) * image / 3 / 2
+    closed = (blocks + len(lesions.sets) * lesions.subsets) * _judged_and_calibrated(lesions, data) / 2
+    # All pairs of neighbours, swaps, and random orders.
+    moved = (blocks + (len(orders.swaps) + 1) * orders.draws) * _judged_and_calibrated(orders, data)
+    # A lesion for each block, and an early exit for those of the last stage.
+    looked = blocks * 4 / 3 * min(steps.images, len(data.test[0]))
+    passes = (closed + moved + looked) * image / 3
     # Eigenvalues and density of two networks; a product costs two and a half gradients.
     products = (
-        2 * 6 * curvature.steps * 2.5 * curvature.images * image * curvature.trained_layers / sizes.layers
+        2 * 6 * curvature.steps * 2.5 * curvature.images * image * curvature.trained_layers / lesions.layers
     )
     cores = settings.workers or os.cpu_count() or 1
     seeds = len(settings.seeds)
     return ((training + passes) * seeds / min(seeds, cores) + products / min(2, cores)) / 60
+
+
+def _judged_and_calibrated(size: Any, data: DataSet) -> int:
+    """Images that one altered network sees: judged with stale and recalibrated statistics, calibrated once."""
+    return 2 * min(size.images, len(data.test[0])) + min(size.calibration, len(data.train[0]))

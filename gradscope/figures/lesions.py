@@ -61,7 +61,7 @@ def lesions(
     looks = marks(levels(points, "statistics"))
     families = levels(points, "family")
     with house_style():
-        figure, axes = canvas(ax, len(families), columns=1, height=2.2, share_y=True)
+        figure, axes = canvas(ax, len(families), columns=1, height=2.6, share_y=True)
         for axis, family in zip(axes, families, strict=True):
             for statistics, rows in summary[summary["family"] == family].groupby("statistics", sort=False):
                 rows = rows.sort_values("index")

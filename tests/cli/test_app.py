@@ -6,7 +6,7 @@ import re
 import pytest
 from tiny_reports import few_digits, tiny_analyses
 
-from analyses import conditioning, lesions
+from analyses import conditioning, lesions, refinement, reordering
 from gradscope.cli import main
 from gradscope.cli.cost import estimated_minutes
 from gradscope.data import DataSet
@@ -66,17 +66,25 @@ def test_a_larger_data_set_says_its_cost_first(tmp_path, monkeypatch, capsys):
 def test_the_estimate_grows_with_the_work(monkeypatch):
     monkeypatch.setattr("gradscope.cli.cost._seconds_a_step", lambda layers, data: 0.64)
     few, settings = few_digits(), Settings(seeds=(0, 1), workers=1)
-    small = lesions.Preset(layers=8, epochs=2, sets=(1,), subsets=1, calibration=64, images=64)
-    large = dataclasses.replace(small, epochs=4)
-    hessian = conditioning.Preset(trained_layers=8, images=10, steps=1)
-    grown = [estimated_minutes(settings, sizes, hessian, few) for sizes in (small, large)]
+    sizes = {
+        "lesions": lesions.Preset(layers=8, epochs=2, sets=(1,), subsets=1, calibration=64, images=64),
+        "reordering": reordering.Preset(layers=8, swaps=(1,), draws=1, calibration=64, images=64),
+        "refinement": refinement.Preset(layers=8, blocks=(3,), images=32),
+        "conditioning": conditioning.Preset(trained_layers=8, images=10, steps=1),
+    }
+
+    def more(name, **changed):
+        larger = sizes | {name: dataclasses.replace(sizes[name], **changed)}
+        return 60 * (estimated_minutes(settings, larger, few) - estimated_minutes(settings, sizes, few))
+
     # 0.01 s an image: two epochs more of 2.5 networks, for two seeds.
-    assert grown[1] - grown[0] == pytest.approx(2 * 2.5 * 0.01 * len(few.train[0]) * 2 / 60)
-    more = dataclasses.replace(hessian, images=20)
+    assert more("lesions", epochs=4) == pytest.approx(2 * 2.5 * 0.01 * len(few.train[0]) * 2)
+    # ResNet-14 besides, 14 / 8 of the price.
+    assert more("refinement", blocks=(3, 6)) == pytest.approx(2 * 14 / 8 * 0.01 * len(few.train[0]) * 2)
+    # Two draws more of one number of swaps and of random orders: 64 images judged twice and calibrated once.
+    assert more("reordering", draws=3) == pytest.approx(2 * 2 * 2 * 3 * 64 * 0.01 / 3)
     # Twelve products of two and a half gradients on ten images more.
-    assert estimated_minutes(settings, small, more, few) - grown[0] == pytest.approx(
-        12 * 2.5 * 10 * 0.01 / 60
-    )
+    assert more("conditioning", images=20) == pytest.approx(12 * 2.5 * 10 * 0.01)
 
 
 def test_the_embedded_digits_need_no_warning(tmp_path, monkeypatch, capsys):
