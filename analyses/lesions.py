@@ -16,7 +16,7 @@ import gradscope as gs
 from gradscope.cli.analysis import run
 from gradscope.report import Picture, Section, judged
 from gradscope.studies import ensembles as cells
-from gradscope.studies.frames import per_seed, where
+from gradscope.studies.frames import largest_step, means_over_draws, per_seed, trend, where
 from gradscope.studies.settings import Settings
 
 
@@ -93,27 +93,29 @@ def claims(frame: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
     intact = per_seed(stale, quantity="intact_error")
     single = where(stale, quantity="error", draw=-1)
     identity = where(single, kind="identity").groupby("seed")["value"].agg(lambda v: v.median(skipna=False))
-    sets = where(stale, kind="set")
+    sets = where(stale, kind="set", quantity="error")
     plain = where(frame, family="vgg", statistics="stale")
-    worst_kept = where(plain, quantity="error", status="ok").groupby("seed")["value"].min()
-    rise = {kind: _rises(rows) for kind, rows in {"stale": stale, "recalibrated": renewed}.items()}
+    layers = where(plain, quantity="error", status=["ok", "undefined"]).groupby("seed")["value"]
+    means = {name: _means(rows) for name, rows in {"stale": stale, "recalibrated": renewed}.items()}
+    rise = {name: table.iloc[:, -1] - table.iloc[:, 0] for name, table in means.items()}
     return {
         ("V2", "identity blocks"): identity - intact,
         ("V2", "shape-changing blocks"): per_seed(single, kind="projection") - identity,
-        ("V2", "plain network"): worst_kept / per_seed(plain, quantity="chance_error"),
+        ("V2", "plain network"): layers.agg(lambda v: v.min(skipna=False))
+        / per_seed(plain, quantity="chance_error"),
         ("V3", "rises"): pd.Series(
-            {s: rows["deleted"].corr(rows["value"], "spearman") for s, rows in sets.groupby("seed")}
+            {s: trend(rows["deleted"], rows["value"]) for s, rows in sets.groupby("seed")}
         ),
-        ("V3", "smoothly"): rise["stale"].diff(axis=1).max(axis=1) / rise["stale"].iloc[:, -1],
-        ("V10", ""): rise["recalibrated"].iloc[:, -1] / rise["stale"].iloc[:, -1],
+        ("V3", "smoothly"): largest_step(means["stale"]),
+        ("V10", ""): (rise["recalibrated"] / rise["stale"]).where(rise["stale"] > 0),
     }
 
 
-def _rises(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean error above the intact one: a row per seed, a column per number deleted, 0 included."""
-    means = where(rows, kind="set").groupby(["seed", "deleted"])["value"].mean().unstack()
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean error: a row per seed, a column per number deleted, 0 included."""
+    means = means_over_draws(where(rows, kind="set", quantity="error"), "deleted")
     means.insert(0, 0, per_seed(rows, quantity="intact_error"))
-    return means.sub(means[0], axis=0)
+    return means
 
 
 def pictures(frame: pd.DataFrame, settings: Settings) -> tuple[Picture, ...]:

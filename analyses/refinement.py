@@ -18,7 +18,7 @@ import gradscope as gs
 from gradscope.cli.analysis import run
 from gradscope.report import Picture, Section, judged
 from gradscope.studies import iterative as cells
-from gradscope.studies.frames import where
+from gradscope.studies.frames import per_seed, trend, where
 from gradscope.studies.settings import Settings
 
 
@@ -97,7 +97,7 @@ def claims(
     # A stage's last state has no error, by definition.
     position = spread.index.to_frame()["position"]
     before_last = spread[position < position.groupby(["seed", "stage"]).transform("max")]
-    bias = read["estimation_error_mean"].reindex(before_last.index) / before_last
+    bias = abs(read["estimation_error_mean"].reindex(before_last.index) / before_last)
     cosine = where(blocks, quantity="cosine_with_loss_gradient")
     ratio = read["l2_ratio"]
     changes = small.pivot_table(
@@ -107,11 +107,11 @@ def claims(
     medians = distance.groupby(["seed", "scale"]).agg(lambda values: values.median(skipna=False))
     away = medians.unstack()
     return {
-        ("G1", ""): bias.groupby("seed").mean(),
+        ("G1", ""): _means(bias),
         ("G2", ""): _falling(before_last),
-        ("G4", "descends"): cosine.groupby("seed")["value"].mean(),
+        ("G4", "descends"): per_seed(cosine),
         ("G4", "later blocks more"): pd.Series(
-            {seed: rows["index"].corr(rows["value"], "spearman") for seed, rows in cosine.groupby("seed")}
+            {seed: trend(rows["index"], rows["value"]) for seed, rows in cosine.groupby("seed")}
         ),
         ("G5", ""): _first_over_later(ratio),
         ("G6", "small branch"): away[1 / 64],
@@ -120,23 +120,27 @@ def claims(
     }
 
 
+def _means(values: pd.Series) -> pd.Series:
+    """Mean for each seed; one undefined value makes its seed undefined, so that no verdict leaves it out unsaid."""
+    return values.groupby("seed").agg(lambda some: some.mean(skipna=False))
+
+
 def _falling(spread: pd.Series) -> pd.Series:
-    """Rank correlation of spread and place in the stage, mean over stages of at least three blocks."""
+    """Rank correlation of spread and place in the stage, mean over stages of four blocks or more, the last left out."""
     found = [
-        (seed, rows.corr(rows.index.to_frame()["position"], "spearman"))
+        (seed, trend(rows.index.to_frame()["position"], rows))
         for (seed, _), rows in spread.groupby(["seed", "stage"])
         if len(rows) > 2
     ]
-    return pd.DataFrame(found, columns=["seed", "value"]).groupby("seed")["value"].mean()
+    return _means(pd.DataFrame(found, columns=["seed", "value"]).set_index("seed")["value"])
 
 
 def _first_over_later(ratio: pd.Series) -> pd.Series:
     """The first block's ratio over the largest later one's, geometric mean over stages."""
     position = ratio.index.get_level_values("position")
     first = ratio[position == 1].groupby(["seed", "stage"]).first()
-    later = ratio[position > 1].groupby(["seed", "stage"]).max()
-    logarithms = (first / later).map(np.log)
-    return logarithms.groupby("seed").mean().map(np.exp)
+    later = ratio[position > 1].groupby(["seed", "stage"]).agg(lambda some: some.max(skipna=False))
+    return _means((first / later).map(np.log)).map(np.exp)
 
 
 def _slope(values: pd.Series) -> float:

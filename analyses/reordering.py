@@ -16,7 +16,7 @@ import gradscope as gs
 from gradscope.cli.analysis import run
 from gradscope.report import Picture, Section, judged
 from gradscope.studies import iterative as cells
-from gradscope.studies.frames import per_seed, where
+from gradscope.studies.frames import largest_step, means_over_draws, per_seed, trend, where
 from gradscope.studies.settings import Settings
 
 
@@ -86,23 +86,25 @@ def claims(frame: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
     error = where(stale, quantity="error")
     drawn = where(error, intervention="swaps")
     intact, chance = (per_seed(stale, quantity=f"{name}_error") for name in ("intact", "chance"))
-    neighbours = where(error, intervention="neighbour swap").groupby("seed")["value"].median()
+    neighbours = _median(where(error, intervention="neighbour swap"))
     plain = where(frame, family="vgg", statistics="stale")
-    exchanged = (
-        where(plain, quantity="error", intervention="neighbour swap").groupby("seed")["value"].median()
-    )
-    means = drawn.groupby(["seed", "swaps"])["value"].mean().unstack()
+    exchanged = _median(where(plain, quantity="error", intervention="neighbour swap"))
+    means = means_over_draws(drawn, "swaps")
     means.insert(0, 0, intact)
-    rise = means.sub(means[0], axis=0)
     return {
         ("V4", "rises"): pd.Series(
-            {s: rows["kendall_tau"].corr(rows["value"], "spearman") for s, rows in drawn.groupby("seed")}
+            {s: trend(rows["kendall_tau"], rows["value"]) for s, rows in drawn.groupby("seed")}
         ),
-        ("V4", "smoothly"): rise.diff(axis=1).max(axis=1) / rise.iloc[:, -1],
+        ("V4", "smoothly"): largest_step(means),
         ("G3", "residual blocks swapped"): neighbours - intact,
         ("G3", "residual stages shuffled"): per_seed(error, intervention="random order") / chance,
         ("G3", "plain layers swapped"): exchanged / per_seed(plain, quantity="chance_error"),
     }
+
+
+def _median(rows: pd.DataFrame) -> pd.Series:
+    """Median for each seed; one undefined value makes its seed undefined."""
+    return rows.groupby("seed")["value"].agg(lambda values: values.median(skipna=False))
 
 
 def pictures(frame: pd.DataFrame) -> tuple[Picture, ...]:

@@ -18,9 +18,11 @@ from .instruments.gates import stochastic_depth as stochastic_depth
 from .instruments.interchangeable import interchangeable as interchangeable
 from .instruments.junctions import Junction as Junction
 from .instruments.junctions import junctions as junctions
+from .instruments.recalibrate import recalibrated as recalibrated
 from .instruments.rewiring import parallel as parallel
 from .instruments.rewiring import reorder as reorder
 from .instruments.rewiring import repeat as repeat
+from .instruments.rewiring import skipped as skipped
 from .problem import Problem as Problem
 from .studies.effective_ensemble import effective_ensemble as effective_ensemble
 from .studies.gradient_correlation import gradient_correlation as gradient_correlation

@@ -1,4 +1,4 @@
-"""The main job: four analyses, one report that needs nothing else, the same on every call."""
+"""The main job: six analyses, one report that needs nothing else, the same on every call."""
 
 import html
 import json
