@@ -52,6 +52,9 @@ class Problem:
         model: Any eager `nn.Module`. In half precision a float32 copy is measured instead.
         data: `(x, y)` (`x` a tensor or a dict), `x` alone (where no loss is needed), a dict batch with
             its targets under `labels`, or a re-iterable of any of these. A `DataSet` stands for its training pair.
+            A tuple of two tensors is always `(x, y)`, so write `list(x.split(64))` for batches of inputs: a list of
+            two tensors that are alike (both floating-point or both not, of one shape but for the first axis) is two
+            batches; `[x, y]` stands for `(x, y)` only where they differ.
         loss: `"cross_entropy"`, `"half_squared_error"`, a loss module (rebuilt with
             `reduction="none"`), or `f(output, target)` returning one loss per example, [N].
         reduction: `"mean"` or `"sum"` over all examples of all batches.
@@ -150,7 +153,10 @@ class Problem:
             ValueError: No targets, or a loss that is not [N].
         """
         if targets is None:
-            raise ValueError("This measurement needs a loss, but the data has no targets. Pass data=(x, y).")
+            raise ValueError(
+                "This measurement needs a loss, but the data has no targets. Pass data=(x, y), a tuple: two tensors "
+                "alike in a list are two batches of inputs."
+            )
         output = self.outputs(inputs)
         losses = self.loss(output, targets)
         if losses.ndim != 1 or len(losses) != examples_in(inputs):
@@ -192,8 +198,8 @@ def as_problem(problem: Any, **options: Any) -> Problem:
 def _checked(data: Any) -> tuple[Iterable[Any], int]:
     """The data as a re-iterable of batches, and the number of examples in all of them."""
     training = getattr(data, "train", None)
-    data = training if _is_pair(training) else data
-    if isinstance(data, Tensor | Mapping) or _is_pair(data):
+    data = tuple(training) if _is_pair(training) else data
+    if isinstance(data, Tensor | Mapping) or (_is_pair(data) and not _is_two_batches(data)):
         data = [data]
     elif not hasattr(data, "__iter__"):
         raise ValueError(
@@ -220,6 +226,14 @@ def _is_pair(data: Any) -> bool:
     if not isinstance(data, tuple | list) or len(data) != 2:
         return False
     return isinstance(data[0], Tensor | Mapping) and isinstance(data[1], Tensor)
+
+
+def _is_two_batches(pair: Any) -> bool:
+    """Whether a pair is a list of two tensors alike, which read as (x, y) would hide half of the inputs."""
+    first, second = pair
+    if not isinstance(pair, list) or not isinstance(first, Tensor):
+        return False
+    return first.shape[1:] == second.shape[1:] and first.is_floating_point() == second.is_floating_point()
 
 
 def _split(batch: Any) -> Batch:

@@ -16,7 +16,7 @@ from gradscope.instruments.junction import Edge, Junction
 from gradscope.instruments.learned_starts import learned_starts
 from gradscope.instruments.levels import levels
 from gradscope.instruments.listing import Junctions
-from gradscope.instruments.quiet import left_as_found
+from gradscope.instruments.quiet import collector_paused, left_as_found
 from gradscope.instruments.source import streams_of, tensors_of
 from gradscope.instruments.summands import shape_of
 from gradscope.instruments.unseen import refuse_opaque, refuse_unnumbered, warn_of_custom_functions
@@ -49,6 +49,7 @@ class Trace:
     on_every_way: tuple[bool, ...]
 
 
+@collector_paused()
 def trace(model: nn.Module, forward: Callable[[Any], Any], inputs: Any) -> Trace:
     """Run `forward(inputs)` once and find the residual junctions in what it did.
 
@@ -131,7 +132,8 @@ def junctions(model: nn.Module, *arguments: Any, **keywords: Any) -> Junctions:
 
     Example:
         >>> junctions(model, images)
-           0  layer1.0:0  identity       level 0  (8, 64, 8, 8)
+        index  junction    kind        level  shape           branches
+            0  layer1.0:0  identity        0  [8, 64, 8, 8]          1
     """
     with left_as_found(model):
         model.eval()

@@ -1,5 +1,6 @@
 """Leaving a model as it was found, whatever happened in between."""
 
+import gc
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,3 +66,18 @@ def random_state_kept() -> Iterator[None]:
         finally:
             numpy.random.set_state(numpy_state)
             random.setstate(python_state)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keep Python's cyclic garbage collector from running; where it was on, it is on again on leaving.
+
+    Making many small objects that all stay alive sets it off again and again, over everything in the process.
+    """
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()

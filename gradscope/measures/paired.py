@@ -39,8 +39,10 @@ def mcnemar(lost: int, gained: int) -> float:
 def paired_difference(lost: int, gained: int, examples: int) -> Estimate:
     """The rise of an error rate on the same examples, with its 95 % interval.
 
-    Half an example is added to each cell of the two-by-two table before the normal interval is taken, so
-    that it keeps its width when nothing changes and is not thrown off by small counts.
+    The score interval: every difference that is no more than 1.96 standard errors from the one found, where the
+    standard error is the one that the difference itself implies. So it keeps its width when nothing changes.
+    Of 1000 examples, 1 to 50 of which change sides in truth, it holds the true difference at least 93 times in
+    100, even where all changes go one way.
 
     Args:
         lost: Examples right before and wrong after.
@@ -54,7 +56,8 @@ def paired_difference(lost: int, gained: int, examples: int) -> Estimate:
         ValueError: Counts that do not fit.
 
     Source:
-        Agresti and Min (2005), Simple improved confidence intervals for comparing matched proportions.
+        Tango (1998), Equivalence test and confidence interval for the difference in proportions for the
+        paired-sample design.
     """
     if lost < 0 or gained < 0 or examples < max(1, lost + gained):
         raise ValueError(
@@ -62,14 +65,33 @@ def paired_difference(lost: int, gained: int, examples: int) -> Estimate:
             f"of {examples}."
         )
     value = (lost - gained) / examples
-    middle = (lost - gained) / (examples + 2)
-    spread = (lost + gained + 1) - (lost - gained) ** 2 / (examples + 2)
-    half = NORMAL_97 * math.sqrt(spread) / (examples + 2)
-    return Estimate(value, max(-1.0, min(value, middle - half)), min(1.0, max(value, middle + half)))
+    low, high = (_score_limit(lost, gained, examples, end) for end in (-1.0, 1.0))
+    return Estimate(value, low, high)
+
+
+def _score_limit(lost: int, gained: int, examples: int, end: float) -> float:
+    """The farthest difference towards `end` that the counts do not rule out, by bisection to rounding."""
+    inside, outside = (lost - gained) / examples, end
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        # The share gained that is most likely if the true difference is `middle`.
+        linear = (2 * examples - lost + gained) * middle - lost - gained
+        constant = gained * middle * (1 - middle)
+        share = (math.sqrt(linear**2 + 8 * examples * constant) - linear) / (4 * examples)
+        variance = examples * (2 * share + middle * (1 - middle))
+        if (lost - gained - examples * middle) ** 2 <= NORMAL_97**2 * variance:
+            inside = middle
+        else:
+            outside = middle
+    return inside
 
 
 def bootstrap_p_value(value: float, means: Tensor) -> float:
     """Two-sided p-value that a mean is zero: how often bootstrap means stray from it as far as it is from 0.
+
+    Rejects too often for few examples: of normal values with mean 0, at the level of 5 in 100, 51 times in 100 with
+    2 examples, 16 with 5, 10 with 10, 7 with 30. Where all examples agree, it is as small as it can be, however
+    few they are.
 
     Args:
         value: The mean over the examples themselves.

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from gradscope.measures.correlation import Estimate
-from gradscope.measures.intervals import bootstrap_means, percentile_interval, wilson
+from gradscope.measures.intervals import BOOTSTRAP_EXAMPLES, bootstrap_means, percentile_interval, wilson
 from gradscope.measures.paired import bootstrap_p_value, holm, mcnemar, paired_difference
 
 # So many columns are drawn anew together, which bounds what is held at a time.
 _TOGETHER = 256
+_FEW = f"fewer than {BOOTSTRAP_EXAMPLES} examples: the bootstrap's interval is too narrow"
+_FEW_PAIRED = f"{_FEW} and its test rejects too often"
 
 
 class Reading(NamedTuple):
@@ -32,7 +34,7 @@ class Reading(NamedTuple):
 
 
 def estimated(readings: list[Reading], resamples: int, seed: int) -> list[dict[str, Any]]:
-    """Each row with `value`, `low`, `high`, `p_value`, `p_holm`, `n` and `status`.
+    """Each row with `value`, `low`, `high`, `p_value`, `p_holm`, `n` and `status`, and in `reason` what to mind.
 
     All means share their bootstrap draws of examples. Holm's adjustment is over the junctions that share a
     quantity and a treatment of the statistics.
@@ -81,7 +83,10 @@ def _row(reading: Reading, bootstrap: tuple[Estimate, float] | None) -> dict[str
         only = Estimate(float(values.mean()), math.nan, math.nan)
         return row | _columns(only) | _because(row, "one example has no spread")
     estimate, row["p_value"] = bootstrap
-    return row | _columns(estimate)
+    row |= _columns(estimate)
+    if examples < BOOTSTRAP_EXAMPLES:
+        return row | _because(row, _FEW_PAIRED if reading.paired else _FEW)
+    return row
 
 
 def _columns(estimate: Estimate) -> dict[str, float]:

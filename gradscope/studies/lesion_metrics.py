@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gradscope.measures.refinement import token_mean
 from gradscope.problem import Problem, examples_in
+from gradscope.studies.logit_lens import token_weights
 
-PerExample = Callable[[Tensor, Any, Tensor], Tensor]
+PerExample = Callable[..., Tensor]
 # So many logits are held in double precision at a time: 32 MB, where a vocabulary is large.
 _HELD = 2**22
 
@@ -22,11 +24,12 @@ class Metric:
     Attributes:
         name: The quantity its rows carry.
         unit: Of the values.
-        of: f(output, target, output of the intact network) -> [N].
+        of: f(output, target, output of the intact network) -> [N]; with `over_tokens`, and weights of tokens.
         needs_target: Whether a batch without targets is refused.
         needs_intact: Whether the intact network's output is looked at.
         larger_is_worse: Which way harm points.
         counts: Whether a value is 1 for a wrong class and else 0.
+        over_tokens: Whether a value is a mean over an example's tokens, of which padding is left out.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Metric:
     needs_intact: bool = False
     larger_is_worse: bool = True
     counts: bool = False
+    over_tokens: bool = False
 
     def values(self, output: Tensor, target: Any, intact: Tensor, inputs: Any) -> Tensor:
         """The values of one batch, [N], float64, on the CPU.
@@ -43,7 +47,8 @@ class Metric:
         Raises:
             ValueError: The function returned anything else than one value per example.
         """
-        values = self.of(output, target, intact)
+        weights = [token_weights(inputs, output.shape[:2])] if self.over_tokens else []
+        values = self.of(output, target, intact, *weights)
         expected = examples_in(inputs)
         if not isinstance(values, Tensor) or values.shape != (expected,):
             told = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
@@ -74,7 +79,7 @@ def metrics_of(metric: Any, problem: Problem, targets: Sequence[Any]) -> tuple[M
             lambda output, target, _: problem.loss(output, target),
         ),
         "margin": Metric("margin", "logit", _margin, larger_is_worse=False),
-        "kl": Metric("kl", "nat", _divergence, needs_target=False, needs_intact=True),
+        "kl": Metric("kl", "nat", _divergence, needs_target=False, needs_intact=True, over_tokens=True),
     }
     chosen = []
     for one in asked:
@@ -114,8 +119,10 @@ def _check_targets(chosen: Sequence[Metric], targets: Sequence[Any]) -> None:
 
 
 def _error(output: Tensor, target: Tensor, intact: Tensor) -> Tensor:
+    """1 where the largest logit is not the target's; NaN where a logit is NaN, for then none is the largest."""
     _check_logits("error", output, 1)
-    return (output.argmax(dim=1) != target).double()
+    wrong = (output.argmax(dim=1) != target).double()
+    return wrong.masked_fill(output.isnan().any(dim=1), torch.nan)
 
 
 def _margin(output: Tensor, target: Tensor, intact: Tensor) -> Tensor:
@@ -125,8 +132,8 @@ def _margin(output: Tensor, target: Tensor, intact: Tensor) -> Tensor:
     return right - output.scatter(1, target[:, None], -torch.inf).amax(dim=1)
 
 
-def _divergence(output: Tensor, target: Any, intact: Tensor) -> Tensor:
-    """KL(intact || lesioned) of the softmax over the last axis; of a sequence, the mean over its tokens."""
+def _divergence(output: Tensor, target: Any, intact: Tensor, weights: Tensor | None = None) -> Tensor:
+    """KL(intact || lesioned) of the softmax over the last axis; of a sequence, the mean over tokens that count."""
     if output.ndim not in (2, 3) or output.shape != intact.shape:
         raise ValueError(
             f"metric kl takes logits [N, classes] or [N, tokens, vocabulary], the model returned "
@@ -134,11 +141,12 @@ def _divergence(output: Tensor, target: Any, intact: Tensor) -> Tensor:
         )
     divergences = []
     step = max(1, _HELD // output[0].numel())
-    for one, other in zip(intact.split(step), output.split(step), strict=True):
+    counted = [None] * len(output) if weights is None else weights.split(step)
+    for one, other, weight in zip(intact.split(step), output.split(step), counted, strict=False):
         before, after = (functional.log_softmax(logits.double(), dim=-1) for logits in (one, other))
         # A class that the intact network rules out adds nothing, where exp(-inf) (-inf) would be undefined.
         gap = torch.where(before == -torch.inf, 0.0, before.exp() * (before - after))
-        divergences.append(gap.sum(dim=-1).reshape(len(gap), -1).mean(dim=1))
+        divergences.append(token_mean(gap.sum(dim=-1), weight))
     return torch.cat(divergences)
 
 

@@ -157,7 +157,8 @@ def with_chance(rows: list[dict[str, Any]], bench: Bench) -> list[dict[str, Any]
     labels = torch.cat([target for target in bench.targets if target is not None])
     last = max(place for place, row in enumerate(rows) if row["quantity"] == "intact_error")
     chance = 1 - int(torch.bincount(labels).max()) / len(labels)
-    row = rows[last] | {"statistics": bench.statistics[0], "value": chance, "passes": "", "reason": ""}
+    known = {"value": chance, "passes": "", "status": "ok", "reason": ""}
+    row = rows[last] | {"statistics": bench.statistics[0]} | known
     return [
         *rows[: last + 1],
         row | {"quantity": "chance_error", "low": math.nan, "high": math.nan},

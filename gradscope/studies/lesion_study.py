@@ -13,6 +13,7 @@ from gradscope.problem import Problem, as_problem, examples_in
 from gradscope.progress import progress
 from gradscope.studies.lesion_bench import Bench, evaluated
 from gradscope.studies.lesion_cost import announce, cost_frame, seconds_an_example
+from gradscope.studies.lesion_forward import refuse_other_forward, refuse_scripted
 from gradscope.studies.lesion_passes import FullPasses, Gate, prefix_reuse
 from gradscope.studies.lesion_plan import planned
 from gradscope.studies.lesion_run import Study, framed
@@ -54,8 +55,8 @@ def lesion_study(
             `layer3.*`; or junctions, found or by hand.
         metric: What is measured, or several: `error` (wrong classes), `loss` (the problem's), `margin` (logit of
             the target minus the largest other), `kl` (from the intact network's softmax to the lesioned one's; of
-            a sequence, the mean over its tokens; needs no targets), or a function f(output, target,
-            intact_output) -> [N]. The intact network has the same kind of statistics as the lesioned one.
+            a sequence, the mean over its tokens without padding, as an `attention_mask` among the inputs tells it;
+            needs no targets), or a function f(output, target, intact_output) -> [N]. The intact network has the same kind of statistics as the lesioned one.
         kind, factor, reference: What is put in a branch's place, as in `lesion`; `seed` draws resamplings.
         singles: Whether every junction is closed alone.
         sets: Numbers of branches to close together, each `subsets` times at random. None: ten numbers or fewer,
@@ -88,9 +89,10 @@ def lesion_study(
         `greedy` (`junction` went last); `draw` counts random sets, and is 0 for groups and greedy removal, -1 for
         the rest.
 
-        Intervals are 95 % over examples: Wilson's for `error`, Agresti and Min's for its difference, bootstrap
-        percentiles for all else. `p_value` is McNemar's exact one for `error` and a paired bootstrap's for all else;
-        `p_holm` is adjusted over the junctions.
+        Intervals are 95 % over examples: Wilson's for `error`, Tango's for its difference, bootstrap percentiles
+        for all else. `p_value` is McNemar's exact one for `error` and a paired bootstrap's for all else;
+        `p_holm` is adjusted over the junctions. Below 30 examples the bootstrap's intervals are too narrow and its
+        tests reject too often, which `reason` says.
 
         With `dry_run`, a row for each part of the study and treatment of the statistics: `part`, `statistics`,
         `lesions`, `passes` (on one batch each, in whole ones), `branch_evaluations`, `seconds` (from one timed
@@ -98,8 +100,8 @@ def lesion_study(
         the junctions, preparing to share (some five passes on two examples) and the timed pass come on top.
 
     Raises:
-        ValueError: No branch to close; an option out of range; a metric that the data does not allow; stored
-            statistics that were never updated.
+        ValueError: No branch to close, such as under a `forward=` that does not run the model; scripted parts; an
+            option out of range; a metric that the data does not allow; stored statistics that were never updated.
 
     Source:
         Veit et al. (2016), arXiv:1605.06431, figures 3 and 5a; statistics and tests: pitfalls found since.
@@ -154,6 +156,8 @@ def _chosen(
     if given is not None and not all(junction.branches for junction in given):
         return given, None
     inputs, _ = problem.first_batch()
+    refuse_scripted(problem.model)
+    refuse_other_forward(problem, inputs, repeated=False)
     traced = trace(problem.model, problem.outputs, inputs)
     refuse_unnumbered(problem.model, traced.junctions)
     if given is not None:
@@ -162,6 +166,7 @@ def _chosen(
     named = found.matching(asked) if isinstance(asked, str) else found
     chosen = [junction for junction in named if junction.level == 0 and closable(junction)]
     if not chosen:
+        refuse_other_forward(problem, inputs, repeated=True)
         matching = "" if asked is None else f" among the {len(named)} junctions that match {asked!r}"
         raise ValueError(
             f"{type(problem.model).__name__} has no residual branch to close{matching}. For a plain network, use "

@@ -13,6 +13,7 @@ from gradscope.instruments.interchangeable import groups_of, runs_of
 from gradscope.instruments.positions import positions
 from gradscope.instruments.rewiring import parallel, reorder, repeat, skipped
 from gradscope.problem import Problem
+from gradscope.studies.lesion_forward import refuse_other_forward, refuse_scripted
 from gradscope.studies.orders import exchanged, reversed_within, shuffled_within, spread, swapped
 
 INTERVENTIONS = ("reverse", "random order", "middle repeat", "parallel", "looped parallel", "skip")
@@ -88,13 +89,15 @@ def blocks_of(problem: Problem, groups: Sequence[Sequence[str]] | None) -> Block
     """The blocks of a problem's network, with the groups found or given.
 
     Raises:
-        ValueError: No group of two; given names that are not there, stand in two groups, or are of modules that
+        ValueError: A scripted part; no group of two; given names that are not there, stand in two groups, or are of modules that
             do not run exactly once or have other shapes than the group's first.
     """
     inputs, _ = problem.first_batch()
+    refuse_scripted(problem.model)
     traced, runs = runs_of(problem.model, problem.outputs, inputs)
     chosen = groups_of(traced, runs) if groups is None else [list(names) for names in groups]
     if not chosen:
+        refuse_other_forward(problem, inputs, repeated=True)
         raise ValueError(
             f"{type(problem.model).__name__} has no two residual blocks of equal shape that could change places. Pass "
             "groups=[[names of modules that run one after the other], ...] if you know better."

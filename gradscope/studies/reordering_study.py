@@ -75,13 +75,15 @@ def reordering_study(
         Frame with columns `quantity`, `unit`, `statistics` (`stale`: stored ones; `recalibrated`; `batch`, `none`:
         as in `lesion_study`), `intervention`, `swaps` (-1 where none are counted), `draw`, `index` (of the first
         of two neighbours among all blocks), `group`, `kendall_tau` (global: over all blocks, of which those in no
-        group stay in place; NaN where blocks are repeated, averaged or skipped), `value`, `low`, `high` (95 % over
+        group stay in place; a layer without a residual sum is a block only if it is in a group, so in a plain
+        network those in groups are all; NaN where blocks are repeated, averaged or skipped), `value`, `low`, `high` (95 % over
         examples), `p_value`, `p_holm`, `n`, `status`, `reason`. Quantities, with the metric's name for `error`:
 
         - `intact_error`, `chance_error` (of always naming the largest class);
         - `error`, a row for each order and treatment of the statistics;
         - `error_difference`: the difference from the intact network on the same examples, for what is not
-          drawn at random; `p_value` exact McNemar (other metrics: paired bootstrap), `p_holm` over all of them;
+          drawn at random; `p_value` exact McNemar (other metrics: paired bootstrap, with a `reason` below
+          30 examples), `p_holm` over all of them;
         - `kendall_tau`: within each group, a row for each order and `group` (from 0); `n` counts its blocks.
 
     Raises:

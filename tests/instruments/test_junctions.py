@@ -1,5 +1,6 @@
 """Residual additions found in many networks, against counts known from their code."""
 
+import gc
 from collections import Counter
 
 import pytest
@@ -269,3 +270,19 @@ def test_every_kind_tells_whether_all_ways_pass_it():
         specimen = NETWORKS[name]
         model = specimen.build()
         assert trace(model, model, specimen.inputs()).on_every_way == passed, name
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_garbage_collector_is_as_it_was(running):
+    specimen = NETWORKS["post-activation"]
+    model, x = specimen.build(), specimen.inputs()
+    was = gc.isenabled()
+    try:
+        (gc.enable if running else gc.disable)()
+        junctions(model, x)
+        assert gc.isenabled() is running
+        with pytest.raises(RuntimeError):
+            junctions(model, x.flatten())
+        assert gc.isenabled() is running
+    finally:
+        (gc.enable if was else gc.disable)()
