@@ -198,7 +198,8 @@ def as_problem(problem: Any, **options: Any) -> Problem:
 def _checked(data: Any) -> tuple[Iterable[Any], int]:
     """The data as a re-iterable of batches, and the number of examples in all of them."""
     training = getattr(data, "train", None)
-    data = tuple(training) if _is_pair(training) else data
+    if training is not None and _is_pair(training):
+        data = tuple(training)
     if isinstance(data, Tensor | Mapping) or (_is_pair(data) and not _is_two_batches(data)):
         data = [data]
     elif not hasattr(data, "__iter__"):

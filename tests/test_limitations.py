@@ -241,7 +241,7 @@ def _():
     traced, inputs = torch.jit.trace(net(), x()), x()
     with pytest.raises(ValueError, match="Pass the module that was traced"):
         gs.junctions(traced, inputs)
-    with pytest.raises(ValueError, match="no residual branch to close"):
+    with pytest.raises(ValueError, match="Pass the module that was traced"):
         gs.lesion_study((traced, (inputs, Y)), show=False)
     assert gs.path_gradients((traced, (inputs, Y))).shape == (3, 6, 4)
     assert set(gs.gradient_correlation((traced, (inputs, Y)))["site"]) == {"input"}
@@ -252,6 +252,8 @@ def _():
     scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)))
     with pytest.raises(RuntimeError, match="hook"):
         gs.gradient_correlation((scripted, (x(), Y)))
+    with pytest.raises(ValueError, match="The whole model is scripted"):
+        gs.lesion_study((scripted, (x(), Y)), show=False)
 
 
 @row("reentrant checkpointing")
@@ -341,6 +343,19 @@ def _():
     with gs.lesion(model, found[0]):
         model(x())
     assert ran == [1]
+    options = {"sets": (), "groups": None, "show": False}
+    problem = gs.Problem(net(), (x(), Y))
+    evaluations = {}
+    for kind, passes in (
+        ("zero", "prefix reuse"),
+        ("mean", "full passes: a branch in a lesion of kind mean"),
+    ):
+        frame = gs.lesion_study(problem, kind=kind, **options)
+        assert frame.query("quantity == 'error'")["passes"].str.startswith(passes).all()
+        cost = gs.lesion_study(problem, kind=kind, dry_run=True, **options)
+        evaluations[kind] = cost["branch_evaluations"].sum()
+    # The intact network, and each of its two branches closed.
+    assert evaluations["zero"] < evaluations["mean"] == 6
 
 
 @row("several batches")
@@ -489,8 +504,19 @@ def _():
 
 @row("lesion studies")
 def _():
-    with pytest.raises(ValueError, match="class numbers"):
-        gs.lesion_study((net(), (x(), torch.randn(6, 3))))
+    real, inputs = torch.randn(6, 3), x()
+    for metric in ("error", "margin"):
+        with pytest.raises(ValueError, match="class numbers"):
+            gs.lesion_study((net(), (inputs, real)), metric=metric)
+        with pytest.raises(ValueError, match=r"takes logits \[N, classes\]"):
+            gs.lesion_study((net(), (torch.randn(6, 2, 4), Y)), metric=metric, show=False)
+
+    def farthest(output, target, intact):
+        return (output - target).abs().amax(dim=1)
+
+    problem = gs.Problem(net(), (inputs, real), "half_squared_error")
+    frame = gs.lesion_study(problem, metric=["loss", "kl", farthest], show=False)
+    assert {"loss", "kl", "farthest"} <= set(frame["quantity"]) and set(frame["status"]) == {"ok"}
 
 
 @row("`gs.fit`")

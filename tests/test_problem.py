@@ -61,6 +61,37 @@ def test_every_form_of_data_means_the_same(make):
     torch.testing.assert_close(whole(Problem(net(), make(x, y))), expected)
 
 
+@pytest.mark.parametrize(
+    "inputs",
+    [torch.randn(7, 4), torch.arange(28).reshape(7, 4), torch.randn(7)],
+    ids=["numbers", "tokens", "one number each"],
+)
+@pytest.mark.parametrize("first", [4, 3], ids=["of other sizes", "the second larger"])
+def test_a_list_of_two_tensors_alike_is_two_batches(inputs, first):
+    problem = Problem(nn.Identity(), [inputs[:first], inputs[first:]])
+    assert problem.examples == 7 and [target for _, target in problem.batches()] == [None, None]
+    assert torch.equal(torch.cat([x for x, _ in problem.batches()]), inputs)
+
+
+def test_of_two_tensors_of_one_shape_a_list_is_two_batches_and_a_tuple_inputs_and_targets():
+    x, y = torch.randn(8, 4).split(4)
+    assert Problem(nn.Identity(), [x, y]).examples == 8
+    autoencoder = Problem(nn.Identity(), (x, y), "half_squared_error")
+    assert autoencoder.examples == 4 and autoencoder.losses(x, y).shape == (4,)
+    with pytest.raises(ValueError, match=r"Pass data=\(x, y\), a tuple: two tensors alike in a list are two"):
+        Problem(nn.Identity(), [x, y], "half_squared_error").losses(x, None)
+
+
+def test_batches_of_a_loader_and_training_pairs_are_inputs_and_targets_however_alike():
+    x = torch.randn(8, 4)
+    loader = DataLoader(TensorDataset(x, 2 * x), batch_size=4)
+    assert isinstance(next(iter(loader)), list)
+    for data in (loader, DataSet("pairs", [x, 2 * x], (x, x), 4, "")):
+        problem = Problem(nn.Identity(), data)
+        assert problem.examples == 8
+        assert all(torch.equal(targets, 2 * inputs) for inputs, targets in problem.batches())
+
+
 def test_inputs_alone_will_do_until_a_loss_is_wanted():
     problem = Problem(net(), pair()[0])
     assert problem.outputs(problem.first_batch()[0]).shape == (7, 3)

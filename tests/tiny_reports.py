@@ -27,7 +27,7 @@ TINY = {
         depths=(1, 4), trace_layers=(2, 24, 50), draws_per_seed=1, layers=8, epochs=1
     ),
     "lesions": lesions.Preset(
-        layers=8, epochs=1, plain_layers=7, sets=(1, 2), subsets=2, calibration=64, images=64
+        layers=20, epochs=3, plain_layers=7, sets=(1, 6), subsets=2, calibration=64, images=64
     ),
     "reordering": reordering.Preset(
         layers=20, epochs=3, plain_layers=10, swaps=(1, 9), draws=6, calibration=64, images=64

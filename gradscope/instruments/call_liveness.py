@@ -11,6 +11,10 @@ class Liveness:
 
     Storages are taken as a whole and never forgotten while anything may still read them, so a call that is
     not needed really is not, provided that torch saw every reader.
+
+    Attributes:
+        gated: For each junction, its branches' operands, as storages by the place of the call that adds them.
+        unused: Calls with new results that nobody needs in the intact pass.
     """
 
     def __init__(self, record: Record, junctions: Sequence[Junction]) -> None:
@@ -31,6 +35,11 @@ class Liveness:
             self._needed[place] = self._step(place, live, frozenset())
             unchanged = self._intact[place + 1]
             self._intact[place] = unchanged if live == unchanged else frozenset(live)
+        self.unused = frozenset(
+            place
+            for place, call in enumerate(record.calls)
+            if not self._needed[place] and call.kind == "tensor" and call.writes == call.fresh
+        )
 
     def before(self, cut: int) -> set[int]:
         """The calls before call `cut` that still have to run when the result of `cut` is given.
@@ -87,7 +96,7 @@ class Liveness:
         return idle | added
 
     def seen_values(self) -> list[int]:
-        """Calls that let Python see numbers which a closed branch would change."""
+        """Calls that let Python see numbers which a closed branch would change, or shapes that hang on them."""
         gated = {place for calls in self.gated for place in calls}
         changed: set[int] = set()
         seen = []

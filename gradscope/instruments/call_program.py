@@ -1,50 +1,35 @@
 """One forward pass of a network that can be entered at the sums of its junctions."""
 
+import warnings
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradscope.instruments.attributes import attributes_kept
+from gradscope.instruments.call_cuts import MOST_CUTS, Cut, candidates
 from gradscope.instruments.call_liveness import Liveness
-from gradscope.instruments.call_record import mapped, record
+from gradscope.instruments.call_record import ModuleCall, mapped, module_calls, record
 from gradscope.instruments.call_replay import (
     ACT,
     ANSWER,
     RUN,
     Action,
-    OutOfStep,
     Replay,
     Stopped,
-    Tape,
     answered_calls,
     keeping,
     ordinary_calls,
     shortcuts,
 )
 from gradscope.instruments.calls import additions
+from gradscope.instruments.hollow import Hollow, OutOfStep, Tape, zeros_for
 from gradscope.instruments.junction import Junction
 
 Gate = Callable[[Tensor], Tensor]
-
-
-class Cut(NamedTuple):
-    """A sum from which the pass can go on.
-
-    Attributes:
-        call: Place of the call that makes the sum.
-        number: Number of that addition.
-        place: How many of the closable junctions lie before it.
-        cost: How many of them run when the pass goes on from here.
-        needed: Places of calls before it that run all the same: masks, positions, the other input's encoder.
-    """
-
-    call: int
-    number: int
-    place: int
-    cost: int
-    needed: tuple[int, ...]
 
 
 @dataclass
@@ -86,9 +71,11 @@ class Program:
         self.junctions = tuple(junctions)
         self.idle: list[frozenset[int]] = [frozenset()] * len(self.junctions)
         self.cuts: tuple[Cut, ...] = ()
+        self._told = False
         numbers = [junction.number for junction in sums if junction.number is not None]
         try:
-            self.record = record(model, forward, example, junctions, numbers)
+            with attributes_kept(model):
+                self.record = record(model, forward, example, junctions, numbers)
         except Exception as error:
             self.reason = f"recording a pass failed ({type(error).__name__}: {error})"
             return
@@ -98,20 +85,21 @@ class Program:
         if self.reason:
             return
         liveness = Liveness(self.record, self.junctions)
-        self._gated = liveness.gated
-        candidates, self.reason = self._candidates(liveness, numbers)
-        if not candidates:
+        self._gated, self._unused = liveness.gated, liveness.unused
+        self._data_shaped = frozenset(i for i, call in enumerate(self.record.calls) if call.data_shaped)
+        found, self.reason = candidates(liveness, numbers)
+        if not found:
             return
         try:
             tape = self.run(example).tape
-            self._unwatched = self._watching_changes_nothing(example, tape, candidates)
-        except OutOfStep:
+            self._unwatched = self._watching_changes_nothing(example, tape, found)
+        except (Exception, OutOfStep):
             self.reason = "two passes over the same inputs call different operations"
             return
-        self.cuts = self._proven(candidates, example, tape)
-        if len(self.cuts) < len(candidates):
+        self.cuts = self._proven(found, example, tape)
+        if len(self.cuts) < len(found):
             self._whole_modules = False
-            self.cuts = self._proven(candidates, example, tape)
+            self.cuts = self._proven(found, example, tape)
         if self.cuts:
             self._find_idle(liveness, example, tape)
         else:
@@ -129,7 +117,7 @@ class Program:
         keep: Collection[Cut] = (),
         stop: Cut | None = None,
     ) -> Run:
-        """One pass without gradients, from the start or from a cut.
+        """One pass without gradients, from the start or from a cut, that leaves no attribute in the model.
 
         Args:
             inputs: What the forward is called on.
@@ -159,26 +147,45 @@ class Program:
             for place in self._gated[junction]:
                 if todo[place] == RUN:
                     todo[place] = ACT
-                    actions[place] = self._closing(junction, place, gate, tape)
+                    actions[place] = self._closing(junction, place, gate)
         states: dict[int, Tensor] = {}
         for kept in keep:
             actions[kept.call] = keeping(states, kept.number, actions.get(kept.call), kept == stop)
             todo[kept.call] = ACT
-        replay = Replay(self.functions, todo, actions, tape)
-        modules = self.record.modules
-        skipped = answered_calls(modules, todo) if tape and self._whole_modules else []
-        unwatched = ordinary_calls(modules, todo) if tape and self._unwatched else []
+        taping = tape is None
+        tape = Tape(self._data_shaped) if tape is None else tape
+        replay = Replay(self.functions, todo, actions, tape, self._unused)
+        skipped = answered_calls(tape.modules, todo) if self._whole_modules else []
+        unwatched = ordinary_calls(tape.modules, todo) if self._unwatched else []
         output = None
-        with torch.no_grad(), shortcuts(replay, skipped, unwatched):
+        with torch.no_grad(), attributes_kept(self.model), ExitStack() as stack:
+            if taping:
+                tape.modules = stack.enter_context(
+                    module_calls(self.model, lambda: replay.place, replay.maker)
+                )
+            else:
+                stack.enter_context(shortcuts(replay, skipped, unwatched))
             try:
                 with replay:
                     output = self.forward(inputs)
                 replay.finished()
             except Stopped:
                 pass
-        return Run(output, states, replay.tape)
+        if taping and _boundaries(tape.modules) != _boundaries(self.record.modules):
+            raise OutOfStep
+        return Run(output, states, tape)
 
-    def _closing(self, junction: int, place: int, gate: Gate, tape: Tape | None) -> Action:
+    def tell_of_whole_passes(self) -> None:
+        """Warn, once, that some batch takes another way than `example` did."""
+        if not self._told:
+            self._told = True
+            warnings.warn(
+                f"A batch takes another way through {type(self.model).__name__} than the examples on which "
+                "entering it was tried out, so lesions on such batches take whole passes: right, but slower.",
+                stacklevel=3,
+            )
+
+    def _closing(self, junction: int, place: int, gate: Gate) -> Action:
         """Make a numbered addition as it would be made with gates on this junction's operands."""
         keys = [key for key in self.junctions[junction].branches if self.record.numbered[key[0]] == place]
         met: list[Tensor] = []
@@ -189,17 +196,18 @@ class Program:
             return operand if any(operand is zero for zero in zeros) else gate(operand)
 
         def solid(tensor: Tensor) -> Tensor:
-            filled = tensor if tape is None else tape.solid(tensor)
-            if filled is not tensor:
-                zeros.append(filled)
-            return filled
+            if not isinstance(tensor, Hollow):
+                return tensor
+            zeros.append(zeros_for(tensor))
+            return zeros[-1]
 
         def act(function: Any, args: Any, kwargs: Any) -> Any:
             args, kwargs = mapped(args, solid), mapped(kwargs, solid)
             with additions(self.model, dict.fromkeys(keys, gated)) as counter:
                 counter.running, counter.count = True, keys[0][0]
                 result = function(*args, **kwargs)
-            if len(met) != len(keys):
+            # Zero is known for what the gate closes only; the other operands have to be there.
+            if len(met) != len(keys) or not all(any(zero is one for one in met) for zero in zeros):
                 raise OutOfStep
             return result
 
@@ -216,35 +224,6 @@ class Program:
         if any(key not in self.record.operands for junction in self.junctions for key in junction.branches):
             return "operands of some junctions are not met again in a second pass"
         return ""
-
-    def _candidates(self, liveness: Liveness, numbers: Sequence[int]) -> tuple[list[Cut], str]:
-        count = len(self.junctions)
-        if count == 1:
-            return [], "lesions of a single branch share nothing"
-        seen = min(liveness.seen_values(), default=len(self.functions))
-        cuts: list[Cut] = []
-        for call, number in sorted(
-            (self.record.numbered[n], n) for n in numbers if n in self.record.numbered
-        ):
-            before = [junction for junction in range(count) if max(self._gated[junction]) <= call]
-            after = [junction for junction in range(count) if min(self._gated[junction]) > call]
-            if call > seen or before + after != list(range(count)) or not before or not after:
-                continue
-            needed = liveness.before(call)
-            again = [junction for junction in before if not needed.isdisjoint(self._gated[junction])]
-            cut = Cut(call, number, len(before), len(after) + len(again), tuple(sorted(needed)))
-            if cuts and cuts[-1].place == cut.place and cut.cost <= cuts[-1].cost:
-                cuts.pop()
-            if cut.cost < (cuts[-1].cost if cuts else count):
-                cuts.append(cut)
-        if cuts:
-            return cuts, ""
-        if seen < len(self.functions):
-            return (
-                [],
-                "Python looks at numbers that a lesion changes, so a part of the pass cannot be left out",
-            )
-        return [], "what follows any junction needs all that came before it"
 
     def _watching_changes_nothing(self, example: Any, tape: Tape, candidates: Sequence[Cut]) -> bool:
         """Whether modules that run unwatched do the same: torch has fused ways through some of them."""
@@ -273,7 +252,7 @@ class Program:
             expected = self.record.output if end is None else self.record.states[end.call]
             try:
                 same = torch.equal(self._stretch(example, tape, cut, end), expected)
-            except Exception:
+            except (Exception, OutOfStep):
                 # A forward that cannot be entered here may fail in any way; it then runs whole.
                 same = False
             if same:
@@ -281,15 +260,32 @@ class Program:
         return tuple(proven)
 
     def _find_idle(self, liveness: Liveness, example: Any, tape: Tape) -> None:
-        """What need not run for a closed branch, where leaving it out changes no bit of the next sum."""
-        for place, _ in enumerate(self.junctions):
-            start = next((cut for cut in reversed(self.cuts) if cut.place <= place), None)
-            end = next((cut for cut in self.cuts if cut.place > place), None)
-            try:
-                expected = self._stretch(example, tape, start, end, [place])
+        """What need not run for a closed branch, where leaving it out changes no bit of the next sum.
+
+        In long chains, branches far from each other are tried in one pass, and each by itself where that fails.
+        """
+        count = len(self.junctions)
+        apart = min(count, MOST_CUTS)
+        for group in [range(start, count, apart) for start in range(apart)]:
+            if len(group) == 1 or not self._is_idle(group, liveness, example, tape):
+                for place in group:
+                    self._is_idle([place], liveness, example, tape)
+
+    def _is_idle(self, places: Sequence[int], liveness: Liveness, example: Any, tape: Tape) -> bool:
+        start = next((cut for cut in reversed(self.cuts) if cut.place <= places[0]), None)
+        end = next((cut for cut in self.cuts if cut.place > places[-1]), None)
+        try:
+            expected = self._stretch(example, tape, start, end, places)
+            for place in places:
                 self.idle[place] = frozenset(liveness.idle(place))
-                same = torch.equal(self._stretch(example, tape, start, end, [place]), expected)
-            except Exception:
-                same = False
-            if not same:
+            same = torch.equal(self._stretch(example, tape, start, end, places), expected)
+        except (Exception, OutOfStep):
+            same = False
+        if not same:
+            for place in places:
                 self.idle[place] = frozenset()
+        return same
+
+
+def _boundaries(calls: Sequence[ModuleCall]) -> list[Any]:
+    return [(call.module, call.first, call.last, _boundaries(call.inner)) for call in calls]

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gradscope.instruments.calls import additions
+from gradscope.instruments.data_shapes import DataShapes
 from gradscope.instruments.junction import Junction
 
 _PLAIN = (bool, int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
-# What these tell of a tensor does not depend on the numbers in it.
-_DESCRIPTIONS = {
+# What these tell of a tensor does not depend on the numbers in it, unless its shape does.
+DESCRIPTIONS = {
     *("__get__", "__len__", "dim", "size", "numel", "nelement", "ndimension", "stride", "storage_offset"),
     *(
         "is_contiguous",
@@ -40,8 +41,10 @@ class Call(NamedTuple):
         reads: Storages of its tensor arguments.
         writes: Storages of its results; those of its arguments where it returns nothing.
         fresh: Those of `writes` that nobody had seen before.
-        kind: `tensor`; `description` (a shape, a dtype); `value` (numbers that Python sees);
-            `opaque` (tensors or results that cannot be looked into: it has to run whenever it is met).
+        kind: `tensor`; `description` (a shape, a dtype); `value` (numbers that Python sees, or a description of a
+            tensor whose shape depends on numbers); `opaque` (tensors or results that cannot be looked into: it
+            has to run whenever it is met).
+        data_shaped: Whether the shapes of its results may depend on numbers, as those of `nonzero` do.
     """
 
     function: Any
@@ -49,6 +52,7 @@ class Call(NamedTuple):
     writes: frozenset[int]
     fresh: frozenset[int]
     kind: str
+    data_shaped: bool = False
 
 
 class Made(NamedTuple):
@@ -126,7 +130,8 @@ def record(
     plan = {key: listen(key) for junction in junctions for key in junction.branches}
     with torch.no_grad(), additions(model, plan) as counter, ExitStack() as stack:
         recorder = _Recorder(counter, set(sums))
-        modules = stack.enter_context(_module_calls(model, recorder))
+        modules = stack.enter_context(module_calls(model, lambda: len(recorder.calls), recorder.made.get))
+        stack.enter_context(recorder.shapes)
         stack.enter_context(recorder)
         output = forward(inputs)
     written = frozenset().union(*(call.writes for call in recorder.calls))
@@ -148,12 +153,15 @@ class _Recorder(TorchFunctionMode):
         self.numbered: dict[int, int] = {}
         self.states: dict[int, Tensor] = {}
         self.seen: set[int] = set()
+        self.shapes = DataShapes()
+        self.data_shaped: set[int] = set()
         self.alive: list[Any] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         number = self.counter.count
         given = tensors_in((args, kwargs))
+        self.shapes.depend = False
         result = func(*args, **kwargs)
         place = len(self.calls)
         if self.counter.count == number + 1:
@@ -174,8 +182,8 @@ class _Recorder(TorchFunctionMode):
             reads = frozenset(_storage(tensor) for tensor in given if _has_storage(tensor))
             return Call(func, reads, frozenset(), frozenset(), "opaque")
         known = _is_known(result)
-        if known and not returned and getattr(func, "__name__", "") in _DESCRIPTIONS:
-            kind = "description"
+        if known and not returned and getattr(func, "__name__", "") in DESCRIPTIONS:
+            kind = "value" if reads & self.data_shaped else "description"
         elif known and (returned or result is None):
             kind = "tensor"
             # What returns nothing was called for what it does to its arguments.
@@ -184,26 +192,40 @@ class _Recorder(TorchFunctionMode):
             kind = "value" if known else "opaque"
         fresh = writes - reads - self.seen
         self.seen |= reads | writes
-        return Call(func, reads, writes, fresh, kind)
+        if kind == "tensor" and self.shapes.depend:
+            self.data_shaped |= writes
+        elif reads & self.data_shaped:
+            self.data_shaped |= writes - reads
+        return Call(func, reads, writes, fresh, kind, not writes.isdisjoint(self.data_shaped))
 
 
 @contextmanager
-def _module_calls(model: nn.Module, recorder: _Recorder) -> Iterator[list[ModuleCall]]:
-    """The module calls at the top, filled while the model runs."""
+def module_calls(
+    model: nn.Module, place: Callable[[], int], maker: Callable[[int], Made | None]
+) -> Iterator[list[ModuleCall]]:
+    """The module calls at the top, filled while the model runs.
+
+    Args:
+        model: The network.
+        place: How many torch calls there were so far.
+        maker: Identity of a tensor -> what made it, None if it cannot be told.
+    """
     top: list[ModuleCall] = []
     open_calls: list[list[ModuleCall]] = [top]
 
     def watched(module: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            call = ModuleCall(module, len(recorder.calls))
+            call = ModuleCall(module, place())
             open_calls[-1].append(call)
             open_calls.append(call.inner)
-            output = original(*args, **kwargs)
-            open_calls.pop()
-            call.last = len(recorder.calls)
-            call.known = _is_known(output) and all(id(t) in recorder.made for t in tensors_in(output))
+            try:
+                output = original(*args, **kwargs)
+            finally:
+                open_calls.pop()
+            call.last = place()
+            call.known = _is_known(output) and all(maker(id(tensor)) for tensor in tensors_in(output))
             if call.known:
-                call.output = mapped(output, lambda tensor: recorder.made[id(tensor)])
+                call.output = mapped(output, lambda tensor: maker(id(tensor)))
             return output
 
         return forward

@@ -1,84 +1,23 @@
 """Running a network's own forward with some of its torch calls answered instead of made."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
+from weakref import ReferenceType, ref
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from gradscope.instruments.call_record import Made, ModuleCall, mapped, other_forwards, tensors_in
+from gradscope.instruments.hollow import Hollow, OutOfStep, Tape
 
 RUN, ANSWER, ACT = 0, 1, 2
 
 Action = Callable[[Any, Any, Any], Any]
 
 
-class OutOfStep(RuntimeError):
-    """The forward made other calls than the recorded one."""
-
-
 class Stopped(BaseException):
     """The forward went as far as it was wanted."""
-
-
-class _Outline(NamedTuple):
-    """All of a tensor but its numbers."""
-
-    shape: torch.Size
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-
-class Tape:
-    """What each call of one forward pass returned: tensors in outline, all else as it was."""
-
-    def __init__(self) -> None:
-        self.functions: list[Any] = []
-        self._results: list[Any] = []
-        self._built: dict[int, Any] = {}
-        self._outlines: dict[int, _Outline] = {}
-        self._undefined: dict[tuple[torch.dtype, torch.device], Tensor] = {}
-
-    def __len__(self) -> int:
-        return len(self.functions)
-
-    def append(self, function: Any, result: Any) -> None:
-        self.functions.append(function)
-        self._results.append(mapped(result, _outline))
-
-    def answer(self, place: int) -> Any:
-        """A result of the same form, whose floating-point numbers are all NaN and take no memory."""
-        if place not in self._built:
-            self._built[place] = mapped(self._results[place], self._hollow, _Outline)
-        return self._built[place]
-
-    def made(self, tensor: Made) -> Tensor:
-        return tensors_in(self.answer(tensor.call))[tensor.position]
-
-    def solid(self, tensor: Tensor) -> Tensor:
-        """Zeros that can be written to, if this is one of the answers; else the tensor itself."""
-        outline = self._outlines.get(id(tensor))
-        if outline is None:
-            return tensor
-        return torch.empty_strided(
-            outline.shape, outline.stride, dtype=outline.dtype, device=outline.device
-        ).zero_()
-
-    def _hollow(self, outline: _Outline) -> Tensor:
-        kind = outline.dtype, outline.device
-        if kind not in self._undefined:
-            number = float("nan") if outline.dtype.is_floating_point or outline.dtype.is_complex else 0
-            self._undefined[kind] = torch.full((), number, dtype=outline.dtype, device=outline.device)
-        tensor = self._undefined[kind].expand(outline.shape)
-        self._outlines[id(tensor)] = outline
-        return tensor
-
-
-def _outline(tensor: Tensor) -> _Outline:
-    return _Outline(tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
 
 class Replay(TorchFunctionMode):
@@ -88,19 +27,27 @@ class Replay(TorchFunctionMode):
         functions: What is called at each place.
         todo: RUN, ANSWER or ACT at each place.
         actions: What to do where ACT stands, `f(function, args, kwargs) -> result`.
-        tape: Gives the answers; without one, a new tape is recorded.
+        tape: Gives the answers; or an empty one, to be recorded on.
+        unused: Places of calls whose results nobody needs; where they meet hollow tensors they are answered.
     """
 
     def __init__(
-        self, functions: Sequence[Any], todo: bytearray, actions: dict[int, Action], tape: Tape | None
+        self,
+        functions: Sequence[Any],
+        todo: bytearray,
+        actions: dict[int, Action],
+        tape: Tape,
+        unused: Collection[int],
     ) -> None:
         super().__init__()
         self.functions = functions
         self.todo = todo
         self.actions = actions
-        self.tape = Tape() if tape is None else tape
-        self.taping = tape is None
+        self.tape = tape
+        self.taping = not len(tape)
+        self.unused = unused
         self.place = 0
+        self._made: dict[int, tuple[ReferenceType[Tensor], Made]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         place = self.place
@@ -108,6 +55,10 @@ class Replay(TorchFunctionMode):
         if place >= len(self.todo):
             raise OutOfStep
         todo = self.todo[place]
+        if todo == RUN and Hollow in types:
+            if place in self.unused and func == self.functions[place]:
+                return self.tape.answer(place)
+            return Hollow.__torch_function__(func, types, args, kwargs)
         if todo == RUN:
             result = func(*args, **(kwargs or {}))
         elif func != self.functions[place]:
@@ -120,7 +71,14 @@ class Replay(TorchFunctionMode):
             if func != self.functions[place]:
                 raise OutOfStep
             self.tape.append(func, result)
+            for position, tensor in enumerate(tensors_in(result)):
+                self._made[id(tensor)] = ref(tensor), Made(place, position)
         return result
+
+    def maker(self, identity: int) -> Made | None:
+        """Which call made a living tensor, while a tape is recorded."""
+        living, made = self._made.get(identity, (None, None))
+        return None if living is None or living() is None else made
 
     def finished(self) -> None:
         if self.place != len(self.todo):
@@ -165,7 +123,10 @@ def shortcuts(
                 replay.place, output = answered[place]
                 return output
             # A mode that the model itself has entered lies above this one, which then has to stay.
-            if place not in ended or _get_current_function_mode() is not replay:
+            watched = _get_current_function_mode() is not replay or any(
+                isinstance(tensor, Hollow) for tensor in tensors_in((args, kwargs))
+            )
+            if watched or place not in ended:
                 return original(*args, **kwargs)
             replay.__exit__(None, None, None)
             try:

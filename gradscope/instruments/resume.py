@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gradscope.instruments.batch_norm import batch_norm_layers
 from gradscope.instruments.call_program import Gate, Program
-from gradscope.instruments.call_replay import OutOfStep
+from gradscope.instruments.hollow import OutOfStep
 from gradscope.instruments.junctions import Junction, Trace
 from gradscope.instruments.recalibrate import recalibrated
 from gradscope.instruments.resume_batch import ResumedBatch, branches_closed
@@ -170,7 +170,8 @@ class Resumable:
                 try:
                     for batch in estimated:
                         batch.resumed(visit._replace(cut=entered, keep=keep), gate)
-                except Exception as error:
+                except (Exception, OutOfStep) as error:
+                    self._program.tell_of_whole_passes()
                     raise OutOfStep from error
                 for layer in starts:
                     layer.eval()

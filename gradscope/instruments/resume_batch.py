@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.instruments.call_program import Gate, Program
-from gradscope.instruments.call_replay import Tape
 from gradscope.instruments.calls import additions
+from gradscope.instruments.hollow import OutOfStep, Tape
 from gradscope.instruments.junction import Junction
 from gradscope.instruments.resume_order import Visit
 
@@ -33,10 +33,11 @@ class ResumedBatch:
             try:
                 self._latest = self.resumed(visit, gate)
                 return self._latest
-            except Exception:
+            except (Exception, OutOfStep):
                 # If it was not for what was left out, the whole pass raises again.
                 self._in_step = False
                 self._states.clear()
+                self.program.tell_of_whole_passes()
         program = self.program
         with torch.no_grad(), branches_closed(program.model, program.junctions, visit.closed, gate):
             self._latest = program.forward(self.inputs)

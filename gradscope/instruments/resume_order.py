@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from gradscope.instruments.call_program import Cut
+from gradscope.instruments.call_cuts import Cut
 
 
 class Visit(NamedTuple):

@@ -1,6 +1,6 @@
 """What flows through the residual junctions of a network in one forward pass, and where its gradients are."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge
 from torch.overrides import TorchFunctionMode
 
 from gradscope.instruments.calls import Plan, additions
+from gradscope.instruments.edges import edge_of, fork_of
+from gradscope.instruments.graph import Node
 from gradscope.instruments.junction import Junction
+from gradscope.instruments.operand_factors import Factor, factors_within, operand_factor
 
 Slot = tuple[int, int]
 
@@ -24,21 +27,29 @@ class Stream:
     Attributes:
         junction: Which.
         skip: The skip operand: the block's input, or, where the block projects, what the skip makes of it.
-        branch: What the block adds to that, sum - skip; exact where the call is a plain addition.
+        base: What the sum makes of the skip, and what is left of the sum if the branch is closed: the skip
+            itself, or in weighted sums its multiple, such as (1 - w) skip in `lerp(skip, f, w)`.
+        branch: What the block adds to that, sum - base, such as w f in that `lerp`; exact where the call is a
+            plain addition.
         total: The sum.
         after: Result of the first function that was called with the sum as its first argument and kept its
             shape, such as the ReLU behind it; None if there is none.
-        skip_edge, total_edge: Where `torch.autograd.grad` finds the gradient at these, as they
+        skip_edge, total_edge, after_edge: Where `torch.autograd.grad` finds the gradient at these, as they
             were before anything changed them in place; None outside of the graph.
+        input_edge: Where it finds the gradient at the block's input, if the skip is that input or a copy of it
+            (kind identity): a copy for the skip alone, as in `x.clone() + f(x)`, has another gradient.
     """
 
     junction: Junction
     skip: Tensor
+    base: Tensor
     branch: Tensor
     total: Tensor
     after: Tensor | None = None
     skip_edge: GradientEdge | None = None
     total_edge: GradientEdge | None = None
+    after_edge: GradientEdge | None = None
+    input_edge: GradientEdge | None = None
 
 
 @contextmanager
@@ -68,11 +79,14 @@ def streams(model: nn.Module, junctions: Sequence[Junction]) -> Iterator[list[St
             )
     heard: list[Stream] = []
     operands: dict[Slot, tuple[Tensor, GradientEdge | None]] = {}
+    fresh: list[Slot] = []
+    nodes: dict[Slot, Node | None] = {}
     due: list[Junction] = []
     stacked: list[Tensor] = []
 
     def listen(slot: Slot, ends: Junction | None, operand: Tensor) -> Tensor:
         operands[slot] = operand.detach().clone(), edge_of(operand)
+        fresh.append(slot)
         if ends is not None:
             due.append(ends)
         return operand
@@ -83,6 +97,9 @@ def streams(model: nn.Module, junctions: Sequence[Junction]) -> Iterator[list[St
     plan: Plan = {slot: partial(listen, slot, ends.get(slot)) for slot in wanted}
 
     def summed(result: Tensor, argument: Any) -> Stream | None:
+        # Read at once: a later call in place would give the tensor another node.
+        nodes.update((slot, result.grad_fn) for slot in fresh)
+        fresh.clear()
         if not due or due[-1].skips[0] not in operands:
             return None
         if stacked and argument is not stacked[0]:
@@ -93,15 +110,19 @@ def streams(model: nn.Module, junctions: Sequence[Junction]) -> Iterator[list[St
             stacked.append(result)
             return None
         junction = due.pop()
-        skip, skip_edge = operands.pop(junction.skips[0])
+        skip, skip_edge = operands[junction.skips[0]]
         total = result.detach().clone()
         # What the branch adds is worked out after the forward: a subtraction here would be numbered too.
-        heard.append(Stream(junction, skip, total, total, None, skip_edge, edge_of(result)))
+        heard.append(
+            Stream(junction, skip, skip, total, total, skip_edge=skip_edge, total_edge=edge_of(result))
+        )
         return heard[-1]
 
     def start(module: nn.Module, arguments: Any) -> None:
         heard.clear()
         operands.clear()
+        fresh.clear()
+        nodes.clear()
         due.clear()
         stacked.clear()
         results.latest = None
@@ -116,9 +137,9 @@ def streams(model: nn.Module, junctions: Sequence[Junction]) -> Iterator[list[St
                 "be heard. Find the junctions on inputs of the same kind and in the same mode."
             )
         for stream in heard:
-            branches = [operands[slot][0] for slot in stream.junction.branches]
-            stream.branch = _contribution(stream.total, stream.skip, branches)
+            _complete(stream, operands, _factors(stream, nodes))
         operands.clear()
+        nodes.clear()
 
     with additions(model, plan) as counter, _Results(summed) as results:
         handles = [model.register_forward_pre_hook(start), model.register_forward_hook(verify)]
@@ -129,23 +150,52 @@ def streams(model: nn.Module, junctions: Sequence[Junction]) -> Iterator[list[St
                 handle.remove()
 
 
-def edge_of(tensor: Tensor) -> GradientEdge | None:
-    """Where the gradient at a tensor is found even if it is changed in place later; None off the graph."""
-    return get_gradient_edge(tensor) if tensor.requires_grad else None
+def _factors(stream: Stream, nodes: Mapping[Slot, Node | None]) -> dict[Slot, Factor]:
+    """By what the sum multiplies the operands of which the graph tells it."""
+    if stream.total_edge is None:
+        return {}
+    slots = (*stream.junction.skips, *stream.junction.branches)
+    calls = {node for slot in slots if (node := nodes.get(slot)) is not None}
+    within, factors = factors_within(stream.total_edge.node, calls), {}
+    for slot in slots:
+        node = nodes.get(slot)
+        own = operand_factor(node, slot[1]) if node in within else None
+        if node is not None and own is not None:
+            factors[slot] = within[node] * own
+    return factors
 
 
-def _contribution(total: Tensor, skip: Tensor, operands: Sequence[Tensor]) -> Tensor:
-    """What was added to the skip: the branches, or their negative in a subtraction, if the sum says so.
+def _complete(
+    stream: Stream,
+    operands: Mapping[Slot, tuple[Tensor, GradientEdge | None]],
+    factors: Mapping[Slot, Factor],
+) -> None:
+    """Fill in what the sum makes of its operands, and where the block's input is."""
+    skip, slots = stream.junction.skips[0], stream.junction.branches
+    stream.base = _times(factors.get(skip, 1.0), stream.skip)
+    told = [_times(factors.get(slot, 1.0), operands[slot][0]) for slot in slots]
+    stream.branch = _contribution(stream.total, stream.base, told)
+    if stream.junction.kind == "identity" and stream.skip_edge is not None:
+        ends = [edge for slot in slots if (edge := operands[slot][1]) is not None]
+        stream.input_edge = fork_of(stream.skip_edge, ends)
 
-    The difference sum - skip is always right but rounded, which would swamp a branch far smaller than the
+
+def _times(factor: Factor, operand: Tensor) -> Tensor:
+    return operand if not isinstance(factor, Tensor) and factor == 1 else factor * operand
+
+
+def _contribution(total: Tensor, base: Tensor, operands: Sequence[Tensor]) -> Tensor:
+    """What was added to the base: the branches, or their negative in a subtraction, if the sum says so.
+
+    The difference sum - base is always right but rounded, which would swamp a branch far smaller than the
     stream.
     """
-    difference = total - skip
+    difference = total - base
     if any(operand.shape != total.shape for operand in operands):
         return difference
     branches = sum(operands[1:], operands[0])
     misfits = [float((difference - sign * branches).norm()) for sign in (1, -1)]
-    rounding = 8 * torch.finfo(total.dtype).eps * float(total.norm() + skip.norm() + branches.norm())
+    rounding = 8 * torch.finfo(total.dtype).eps * float(total.norm() + base.norm() + branches.norm())
     sign = 1 if misfits[0] <= misfits[1] else -1
     return sign * branches if min(misfits) <= rounding else difference
 
@@ -166,7 +216,7 @@ class _Results(TorchFunctionMode):
         if waiting is not None:
             self.latest = None
             if result.shape == waiting[1].total.shape:
-                waiting[1].after = result.detach().clone()
+                waiting[1].after, waiting[1].after_edge = result.detach().clone(), edge_of(result)
         stream = self.summed(result, args[0] if args else None)
         if stream is not None:
             self.latest = result, stream

@@ -1,5 +1,7 @@
 """How large is what a residual branch adds, beside what it is added to?"""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,32 +40,54 @@ def relative_size(branch: Tensor, skip: Tensor) -> Tensor:
     return torch.where(skip > 0, branch / skip, torch.full_like(branch, torch.nan))
 
 
-def channel_variance(values: Tensor) -> Tensor:
-    """Variance of each channel over examples and positions, averaged over channels.
+class ChannelVariance:
+    """Variance of each channel over examples and positions, averaged over channels, of values met batch by batch.
 
-    What a batch normalisation of `values` would divide by, squared; what is constant in a channel counts
-    nothing.
+    What a batch normalisation of all of them together would divide by, squared: however they are split into
+    batches, the result is the same. What is constant in a channel counts nothing.
 
-    Args:
-        values: Shape [N, C, ...]; index 1 is the channel, whatever else it is in a network without batch
-            normalisation.
-
-    Returns:
-        Scalar >= 0, float64, in the squared unit of `values`, with divisor N x positions; NaN where a channel has one
-        entry only.
-
-    Raises:
-        ValueError: `values` has no channels, or nothing in it.
+    Attributes:
+        entries: In each channel so far: examples times positions.
 
     Source:
-        Ioffe & Szegedy (2015), arXiv:1502.03167.
+        Ioffe & Szegedy (2015), arXiv:1502.03167; merged as in Chan, Golub & LeVeque (1979).
     """
-    if values.ndim < 2 or values.numel() == 0:
-        raise ValueError(f"channel_variance needs values of shape [N, C, ...], got {list(values.shape)}.")
-    channels = values.detach().double().transpose(0, 1).flatten(start_dim=1)
-    if channels.shape[1] < 2:
-        return torch.full((), torch.nan, dtype=torch.float64, device=values.device)
-    return channels.var(dim=1, correction=0).mean()
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self.means = torch.zeros(0, dtype=torch.float64)
+        self.squares = torch.zeros(0, dtype=torch.float64)
+
+    def add(self, values: Tensor) -> None:
+        """Take in a batch.
+
+        Args:
+            values: Shape [N, C, ...]; index 1 is the channel, whatever else it is in a network without batch
+                normalisation.
+
+        Raises:
+            ValueError: `values` has no channels, nothing in it, or not as many channels as those before.
+        """
+        if values.ndim < 2 or values.numel() == 0:
+            raise ValueError(f"ChannelVariance needs values of shape [N, C, ...], got {list(values.shape)}.")
+        channels = values.detach().double().transpose(0, 1).flatten(start_dim=1)
+        means = channels.mean(dim=1)
+        squares = (channels - means[:, None]).square().sum(dim=1)
+        if self.entries == 0:
+            self.entries, self.means, self.squares = channels.shape[1], means, squares
+            return
+        if len(means) != len(self.means):
+            raise ValueError(
+                f"ChannelVariance got {len(means)} channels after {len(self.means)}; pass values of one kind."
+            )
+        total, step = self.entries + channels.shape[1], means - self.means
+        self.squares = self.squares + squares + step.square() * self.entries * channels.shape[1] / total
+        self.means = self.means + step * channels.shape[1] / total
+        self.entries = total
+
+    def variance(self) -> float:
+        """At least 0, in the squared unit of the values, with divisor `entries`; NaN for one entry or none."""
+        return float(self.squares.mean()) / self.entries if self.entries > 1 else math.nan
 
 
 def open_share(values: Tensor) -> Tensor:

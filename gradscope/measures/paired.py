@@ -41,8 +41,7 @@ def paired_difference(lost: int, gained: int, examples: int) -> Estimate:
 
     The score interval: every difference that is no more than 1.96 standard errors from the one found, where the
     standard error is the one that the difference itself implies. So it keeps its width when nothing changes.
-    Of 1000 examples, 1 to 50 of which change sides in truth, it holds the true difference at least 93 times in
-    100, even where all changes go one way.
+    It holds the true difference about 95 times in 100; at worst 93, where few change sides and all one way.
 
     Args:
         lost: Examples right before and wrong after.

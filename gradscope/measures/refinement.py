@@ -168,7 +168,9 @@ def divergence(reference: Tensor, logits: Tensor, weight: Tensor | None = None) 
         weight: Weights of tokens, [N, T].
 
     Returns:
-        [N], float64, in nats, at least 0 and exactly 0 for the same logits; mean over tokens.
+        [N], float64, in nats, at least 0 and exactly 0 for the same logits; mean over tokens. A class that
+        `reference` rules out (logit -inf) adds nothing, one that `logits` alone rules out makes it infinite. NaN
+        where a logit of a token that counts is NaN, or where all of them are -inf.
 
     Raises:
         ValueError: Different shapes.
@@ -176,14 +178,21 @@ def divergence(reference: Tensor, logits: Tensor, weight: Tensor | None = None) 
     _same_shape("divergence", reference, logits)
     own = functional.log_softmax(reference.double(), dim=-1)
     other = functional.log_softmax(logits.double(), dim=-1)
-    return token_mean((own.exp() * (own - other)).sum(dim=-1).clamp(min=0), weight)
+    # Where exp(-inf) (-inf) would be undefined its limit is 0.
+    gap = torch.where(own == -math.inf, 0.0, own.exp() * (own - other)).sum(dim=-1)
+    known = ~(own.isnan() | other.isnan()).any(dim=-1)
+    return token_mean(torch.where(known, gap.clamp(min=0), math.nan), weight)
 
 
 def agreement(reference: Tensor, logits: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Share of places where both name the same likeliest class: [N], float64, in [0, 1]; as `divergence`."""
+    """Share of places where both name the same likeliest class: [N], float64, in [0, 1]; as `divergence`.
+
+    NaN where a logit that counts is NaN, for that names no class.
+    """
     _same_shape("agreement", reference, logits)
     same = (reference.argmax(dim=-1) == logits.argmax(dim=-1)).double()
-    return token_mean(same, weight)
+    known = ~(reference.isnan() | logits.isnan()).any(dim=-1)
+    return token_mean(torch.where(known, same, math.nan), weight)
 
 
 def token_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -45,28 +45,35 @@ class Average:
 
 
 class RatioOfMeans:
-    """Ratio of the means of two values of the same examples, with a delta-method interval."""
+    """Ratio of the means of two values of the same examples, with a delta-method interval.
+
+    Examples for which one of the two is undefined (NaN) are counted and left out.
+    """
 
     def __init__(self) -> None:
         self.n = 0
+        self.undefined = 0
         self.sums = torch.zeros(2, dtype=torch.float64)
         self.products = torch.zeros(2, 2, dtype=torch.float64)
 
     def add(self, above: Tensor, below: Tensor) -> None:
         """Take in [N] further pairs."""
         pairs = torch.stack([above, below]).double().cpu()
+        kept = pairs[:, ~pairs.isnan().any(dim=0)]
+        self.undefined += pairs.shape[1] - kept.shape[1]
+        pairs = kept
         self.n += pairs.shape[1]
         self.sums += pairs.sum(dim=1)
         self.products += pairs @ pairs.T
 
     def estimate(self) -> Estimate:
-        """Ratio and Student-t interval; NaN where the mean below is exactly zero.
+        """Ratio and Student-t interval; NaN where the mean below is exactly zero, or a mean is not finite.
 
         Source:
             Cochran (1977), Sampling Techniques, equation 6.13.
         """
         above, below = self.sums.tolist()
-        if below == 0:
+        if below == 0 or not math.isfinite(above) or not math.isfinite(below):
             return Estimate(math.nan, math.nan, math.nan)
         ratio = above / below
         if self.n == 1:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gradscope.instruments.calls import Plan, additions
 from gradscope.instruments.junctions import Edge, Junction
-from gradscope.measures.ensemble import channel_variance, open_share, relative_size, root_mean_square
+from gradscope.instruments.operand_factors import operand_factor
+from gradscope.measures.ensemble import ChannelVariance, open_share, relative_size, root_mean_square
 from gradscope.problem import Problem, examples_in
 from gradscope.progress import progress
 
@@ -40,7 +41,7 @@ class Operand:
         self.by_example = True
         self.sizes: list[Tensor] = []
         self.examples: list[int] = []
-        self.variances: list[float] = []
+        self.spread: ChannelVariance | None = ChannelVariance()
         self.open_shares: list[float] = []
 
     def listen(self, operand: Tensor, examples: int) -> None:
@@ -50,8 +51,16 @@ class Operand:
         rows = operand if by_example else operand[None]
         self.examples.append(examples)
         self.sizes.append((self.factor or 0.0) * root_mean_square(rows).cpu())
-        self.variances.append((self.factor or 0.0) ** 2 * _variance(rows))
+        self._spread(rows)
         self.open_shares.append(float(open_share(rows)))
+
+    def _spread(self, rows: Tensor) -> None:
+        """Take in one batch's channels; rows without channels, or with other ones than before, have no spread."""
+        known = 0 if self.spread is None else len(self.spread.means)
+        if rows.ndim < 2 or (known and rows.shape[1] != known):
+            self.spread = None
+        if self.spread is not None:
+            self.spread.add(rows)
 
     def mean(self, of_batches: Sequence[float]) -> float:
         """Over examples, of a number that each batch has one of."""
@@ -101,14 +110,18 @@ class Block:
         return Value(mean, max(0.0, mean - half), mean + half, n, reason)
 
     def stream_scale(self) -> Value:
-        """Standard deviation of the skip operand within a channel, root mean square over channels and batches."""
+        """Standard deviation of the skip operand within a channel over all batches, root mean square over channels."""
         if self.skip.factor is None:
             return undefined(FUSED)
         if not self.skip.by_example:
             return undefined("rows of the skip operand are not examples")
-        scale = math.sqrt(self.skip.mean(self.skip.variances))
-        if math.isnan(scale):
+        if self.skip.spread is None:
+            return undefined("the skip operand has no channels, or another number of them in another batch")
+        if self.skip.spread.entries < 2:
             return undefined("one entry a channel has no spread")
+        scale = self.skip.factor * math.sqrt(self.skip.spread.variance())
+        if not math.isfinite(scale):
+            return undefined("the skip operand holds NaN or infinity")
         return Value(scale, n=sum(self.skip.examples))
 
     def open_share(self, branch: int) -> Value:
@@ -165,18 +178,6 @@ def listen(problem: Problem, blocks: Sequence[Block], show: bool | None) -> None
 
 
 def _factor(edge: Edge) -> float | None:
-    """By how much the addition at an edge multiplies its operand, without sign; None where that is not its to tell."""
-    name = edge.node.name()
-    if name.startswith("StackBackward"):
-        return 1.0
-    if name.startswith(("AddBackward", "SubBackward", "RsubBackward")):
-        # torch.add(x, f, alpha=a) adds a f, but is handed f; rsub(f, x, alpha=a) is x - a f.
-        scaled = 0 if name.startswith("Rsub") else 1
-        return abs(float(edge.node._saved_alpha)) if edge.slot == scaled else 1.0
-    if name.startswith("LerpBackward") and not isinstance(edge.node._saved_weight, Tensor):
-        return abs(float(edge.node._saved_weight) - (1 - edge.slot))
-    return None
-
-
-def _variance(rows: Tensor) -> float:
-    return float(channel_variance(rows)) if rows.ndim > 1 else math.nan
+    """By how much the addition at an edge multiplies its operand, without sign; None where that is not one number."""
+    factor = operand_factor(edge.node, edge.slot)
+    return None if factor is None or isinstance(factor, Tensor) else abs(factor)

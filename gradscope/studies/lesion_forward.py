@@ -10,9 +10,9 @@ from gradscope.problem import Problem
 
 def refuse_scripted(model: nn.Module) -> None:
     """Raise ValueError if a part of the model is scripted, where torch allows no hook."""
-    names = [
-        name for name, part in model.named_modules() if isinstance(part, torch.jit.RecursiveScriptModule)
-    ]
+    # A traced module is a ScriptModule too, but allows hooks.
+    scripted = torch.jit.RecursiveScriptModule  # type: ignore[attr-defined]
+    names = [name for name, part in model.named_modules() if isinstance(part, scripted)]
     if names:
         raise ValueError(
             f"{names[0] or 'The whole model'} is scripted by torch.jit.script, which allows no hooks, so its residual "

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from gradscope.measures.refinement import token_mean
+from gradscope.measures.refinement import divergence
 from gradscope.problem import Problem, examples_in
 from gradscope.studies.logit_lens import token_weights
 
@@ -143,10 +142,7 @@ def _divergence(output: Tensor, target: Any, intact: Tensor, weights: Tensor | N
     step = max(1, _HELD // output[0].numel())
     counted = [None] * len(output) if weights is None else weights.split(step)
     for one, other, weight in zip(intact.split(step), output.split(step), counted, strict=False):
-        before, after = (functional.log_softmax(logits.double(), dim=-1) for logits in (one, other))
-        # A class that the intact network rules out adds nothing, where exp(-inf) (-inf) would be undefined.
-        gap = torch.where(before == -torch.inf, 0.0, before.exp() * (before - after))
-        divergences.append(token_mean(gap.sum(dim=-1), weight))
+        divergences.append(divergence(one, other, weight))
     return torch.cat(divergences)
 
 

@@ -55,8 +55,9 @@ def lesion_study(
             `layer3.*`; or junctions, found or by hand.
         metric: What is measured, or several: `error` (wrong classes), `loss` (the problem's), `margin` (logit of
             the target minus the largest other), `kl` (from the intact network's softmax to the lesioned one's; of
-            a sequence, the mean over its tokens without padding, as an `attention_mask` among the inputs tells it;
-            needs no targets), or a function f(output, target, intact_output) -> [N]. The intact network has the same kind of statistics as the lesioned one.
+            a sequence, the mean over its tokens but for padding, as an `attention_mask` among the inputs tells it;
+            needs no targets), or a function f(output, target, intact_output) -> [N]. The intact network has the
+            same kind of statistics as the lesioned one.
         kind, factor, reference: What is put in a branch's place, as in `lesion`; `seed` draws resamplings.
         singles: Whether every junction is closed alone.
         sets: Numbers of branches to close together, each `subsets` times at random. None: ten numbers or fewer,

@@ -46,12 +46,16 @@ def lens_fits(lens: Lens, state: Tensor, output: Tensor) -> bool:
 
 
 def class_hits(logits: Tensor, targets: Any) -> Tensor | None:
-    """1 for each example whose likeliest class is the target, else 0: [N]; None without one class an example."""
+    """1 for each example whose likeliest class is the target, else 0: [N]; None without one class an example.
+
+    NaN for an example with a logit that is NaN, which names no class.
+    """
     if not isinstance(targets, Tensor) or logits.ndim != 2 or targets.ndim != 1:
         return None
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         return None
-    return (logits.argmax(dim=1) == targets).double()
+    hits = (logits.argmax(dim=1) == targets).double()
+    return torch.where(logits.isnan().any(dim=1), torch.nan, hits)
 
 
 def token_weights(inputs: Any, length: Sequence[int]) -> Tensor | None:

@@ -89,8 +89,8 @@ def blocks_of(problem: Problem, groups: Sequence[Sequence[str]] | None) -> Block
     """The blocks of a problem's network, with the groups found or given.
 
     Raises:
-        ValueError: A scripted part; no group of two; given names that are not there, stand in two groups, or are of modules that
-            do not run exactly once or have other shapes than the group's first.
+        ValueError: A scripted part; no group of two; given names that are not there, stand in two groups, or are
+            of modules that do not run exactly once or have other shapes than the group's first.
     """
     inputs, _ = problem.first_batch()
     refuse_scripted(problem.model)

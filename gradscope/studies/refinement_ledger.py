@@ -43,6 +43,9 @@ _ZERO = {
     "cosine_with_loss_gradient": "the branch or the gradient is exactly zero, so it has no direction",
     "block_influence": "a state is exactly zero, so it has no direction",
     "angular_distance": "a state is exactly zero, so it has no direction",
+    "early_exit_accuracy": "a logit is not a number",
+    "lens_kl_to_output": "a logit is not a number",
+    "lens_agreement": "a logit is not a number",
 }
 Key = tuple[str, int, int]
 
@@ -89,19 +92,19 @@ class Ledger:
         if key[0] == "early_exit_accuracy":
             estimate = wilson(round(average.mean * average.n), average.n)
         if average.undefined:
-            of = average.n + average.undefined
-            reason = (
-                f"undefined for {average.undefined} of {of} examples: {_ZERO.get(key[0], 'not a number')}"
-            )
+            reason = _left_out(average, _ZERO.get(key[0], "not a number"))
         return self._row(key, estimate, average.n, reason)
 
     def _ratio_row(self, key: Key, ratio: RatioOfMeans) -> dict[str, Any]:
         estimate, reason = ratio.estimate(), ""
         measured = self.averages["lesion_loss_change", key[1], -1].estimate()
-        if math.isnan(estimate.value):
+        if ratio.n and ratio.sums[1] == 0:
             reason = "the measured change is exactly zero"
         elif measured.low <= 0 <= measured.high:
             reason = "the measured change does not differ from zero at 95 %"
+        if ratio.undefined:
+            told = _left_out(ratio, "a change is not a number")
+            reason = f"{told}; {reason}" if reason else told
         return self._row(key, estimate, ratio.n, reason)
 
     def _row(self, key: Key, estimate: Estimate, n: int, reason: str = "") -> dict[str, Any]:
@@ -114,15 +117,19 @@ class Ledger:
             "unit": UNITS[quantity],
             **self._labels(quantity, place),
             "other_index": self.junctions[other].index if other >= 0 else -1,
-            "deleted": ",".join(str(j.index) for j in self.junctions[place : other + 1]),
+            "deleted": ",".join(str(self.junctions[p].index) for p in self._between(place, other)),
             **estimate._asdict(),
             "n": n,
             "status": "ok" if defined else "undefined",
             "reason": reason if defined else reason or "not finite",
         }
 
+    def _between(self, first: int, last: int) -> list[int]:
+        """Places of the junctions of a stage from one to another, also of those that are not reported."""
+        return [place for place in self.stages.members(self.stages.stage[first]) if first <= place <= last]
+
     def _labels(self, quantity: str, place: int) -> dict[str, Any]:
-        first = self.stages.members(self.stages.stage[-1])[0]
+        first = self.stages.members(self.stages.last)[0]
         if quantity in LENSES and place < first:
             return {
                 "junction": "",
@@ -136,9 +143,13 @@ class Ledger:
             "junction": junction.name,
             "kind": junction.kind,
             "stage": stage,
-            "position": place - self.stages.members(stage)[0] + 1,
+            "position": self.stages.members(stage).index(place) + 1,
             "index": junction.index,
         }
+
+
+def _left_out(counted: Average | RatioOfMeans, why: str) -> str:
+    return f"undefined for {counted.undefined} of {counted.n + counted.undefined} examples: {why}"
 
 
 _NOTHING = Estimate(math.nan, math.nan, math.nan)

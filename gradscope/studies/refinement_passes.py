@@ -1,6 +1,6 @@
 """The passes a refinement study makes over one batch, and what it reads off each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -17,6 +17,7 @@ from gradscope.measures import refinement as measure
 from gradscope.problem import Problem, examples_in
 from gradscope.studies.logit_lens import Lens, class_hits, lens_fits, own_lens, token_weights
 from gradscope.studies.refinement_ledger import ERRORS, LENSES, LESIONS, Ledger
+from gradscope.studies.tokens import are_tokens, at_last_token, token_means, without_padding
 
 GRADIENTS = ("cosine_with_loss_gradient", "first_order_lesion", "first_order_ratio")
 Advance = Callable[[int], None]
@@ -30,10 +31,11 @@ class RefinementPasses:
 
     Args:
         problem: Its model is in eval mode.
-        junctions: In forward order, at least one.
+        junctions: All that stages are made of, in forward order.
+        chosen: Names of those among them that are reported, at least one.
         wanted: Quantities by name.
-        sequence: Whether the output is that of a language model, [N, T, classes].
-        narrow: Whether every way to the output passes the last junction.
+        output_shape: Of the network's output on the first batch.
+        passed: Names of the junctions that every way to the output passes.
         lens: In place of the network's own last part.
 
     Attributes:
@@ -44,39 +46,50 @@ class RefinementPasses:
         self,
         problem: Problem,
         junctions: list[Junction],
+        chosen: Collection[str],
         wanted: Sequence[str],
         *,
-        sequence: bool,
-        narrow: bool,
+        output_shape: tuple[int, ...],
+        passed: Collection[str],
         lens: Lens | None,
     ) -> None:
         self.problem = problem
         self.junctions = junctions
+        self.chosen = chosen
         self.wanted = wanted
-        self.sequence = sequence
-        self.narrow = narrow
+        self.output_shape = output_shape
+        self.passed = passed
         self.lens = lens
+        self.places: list[int] = []
+        self.tokens: list[bool] = []
         self.lesions = not set(LESIONS).isdisjoint(wanted)
         self.lenses = not set(LENSES).isdisjoint(wanted)
         self.slopes = not set(GRADIENTS).isdisjoint(wanted)
-        self.number = 1 + len(junctions) * self.lesions + (len(junctions) + 1) * self.lenses
+        self.number = 1 + len(chosen) * self.lesions + (len(chosen) + 1) * self.lenses
         self.ledger: Ledger | None = None
 
     def take_in(self, inputs: Any, targets: Tensor | None, advance: Advance) -> None:
         """Run and read everything on one batch."""
         heard, gradients = self._listened(inputs, targets)
         examples = examples_in(inputs)
-        for stream in heard:
-            if len(stream.total) != examples:
-                raise ValueError(
-                    f"The sum at {stream.junction.name} has shape {list(stream.total.shape)}, but the batch has "
-                    f"{examples} examples, which the first axis has to count. Leave it out of junctions=."
-                )
+        for stream in list(heard):
+            if len(stream.total) == examples:
+                continue
+            if self.ledger is None and stream.junction.name not in self.chosen:
+                heard.remove(stream)
+                continue
+            raise ValueError(
+                f"The sum at {stream.junction.name} has shape {list(stream.total.shape)}, but the batch has "
+                f"{examples} examples, which the first axis has to count. Leave it out of junctions=."
+            )
         if self.ledger is None:
+            self.junctions = [stream.junction for stream in heard]
+            self.places = [place for place, j in enumerate(self.junctions) if j.name in self.chosen]
+            self.tokens = [are_tokens(stream.total, inputs, self.output_shape) for stream in heard]
             self.ledger = Ledger(self.junctions, stages_of(heard), self.problem.examples)
         for stream in heard:
             # The passes to come should not find the graph of this one in memory.
-            stream.skip_edge = stream.total_edge = None
+            stream.skip_edge = stream.total_edge = stream.after_edge = stream.input_edge = None
         advance(examples)
         self._sizes(heard, inputs)
         self._states(heard, inputs)
@@ -86,13 +99,15 @@ class RefinementPasses:
             self._lesions(heard, gradients, inputs, targets, advance)
         if self.lenses:
             looks = self._lenses(heard, inputs, targets, advance)
-            advance(examples * (len(heard) + 1 - looks))
+            advance(examples * (len(self.chosen) + 1 - looks))
 
     def rows(self) -> list[dict[str, Any]]:
         return [] if self.ledger is None else self.ledger.rows(self.wanted)
 
-    def _listened(self, inputs: Any, targets: Tensor | None) -> tuple[list[Stream], list[list[Tensor]]]:
-        """One forward; per junction the gradients of the summed loss at the place of the cosine and at the sum."""
+    def _listened(
+        self, inputs: Any, targets: Tensor | None
+    ) -> tuple[list[Stream], dict[str, tuple[Tensor, Tensor]]]:
+        """One forward; by name the gradients of the summed loss at the place of the cosine and at the sum."""
         model = self.problem.model
         with (
             torch.enable_grad(),
@@ -101,22 +116,24 @@ class RefinementPasses:
         ):
             if not self.slopes:
                 self.problem.outputs(placed)
-                return heard, []
+                return heard, {}
             loss = self.problem.losses(placed, targets).sum()
+        asked = [stream for stream in heard if stream.junction.name in self.chosen]
         edges = [
             edge
-            for stream in heard
+            for stream in asked
             for edge in (
-                stream.skip_edge if stream.junction.kind == "identity" else stream.total_edge,
+                stream.input_edge if stream.junction.kind == "identity" else stream.total_edge,
                 stream.total_edge,
             )
         ]
         known = [edge for edge in edges if edge is not None]
         slopes = iter(torch.autograd.grad(loss, known, allow_unused=True))
         filled = [next(slopes) if edge is not None else None for edge in edges]
-        sums = [stream.total for stream in heard for _ in range(2)]
+        sums = [stream.total for stream in asked for _ in range(2)]
         whole = [torch.zeros_like(s) if g is None else g for g, s in zip(filled, sums, strict=True)]
-        return heard, [whole[place : place + 2] for place in range(0, len(whole), 2)]
+        names = [stream.junction.name for stream in asked]
+        return heard, dict(zip(names, zip(whole[::2], whole[1::2], strict=True), strict=True))
 
     @property
     def _stages(self) -> Stages:
@@ -128,24 +145,36 @@ class RefinementPasses:
             raise RuntimeError("No batch was taken in yet.")
         return self.ledger
 
+    def _seen(self, state: Tensor, place: int) -> Tensor:
+        """A state as it is read: [N, T, D] of tokens as it is, [N, C, L] of channels flattened."""
+        return state.flatten(start_dim=1) if state.ndim == 3 and not self.tokens[place] else state
+
     def _sizes(self, heard: Sequence[Stream], inputs: Any) -> None:
-        for place, stream in enumerate(heard):
-            branch, skip = (_without_padding(tensor, inputs) for tensor in (stream.branch, stream.skip))
+        for place in self.places:
+            branch, base = (
+                without_padding(self._seen(tensor, place), inputs)
+                for tensor in (heard[place].branch, heard[place].base)
+            )
             self._kept.add("branch_norm", place, measure.row_norms(branch))
-            self._kept.add("stream_norm", place, measure.row_norms(skip))
-            self._kept.add("l2_ratio", place, measure.norm_ratio(branch, skip))
+            self._kept.add("stream_norm", place, measure.row_norms(base))
+            self._kept.add("l2_ratio", place, measure.norm_ratio(branch, base))
 
     def _states(self, heard: Sequence[Stream], inputs: Any) -> None:
         stages = self._stages
-        behind = [stages.output(heard, place) for place in range(len(heard))]
-        for place, (stream, state) in enumerate(zip(heard, behind, strict=True)):
+        behind = []
+        for place in range(len(heard)):
+            state = stages.output(heard, place)
+            behind.append(None if state is None else self._seen(state, place))
+        for place in self.places:
+            stream, state = heard[place], behind[place]
             if stream.junction.kind != "identity" or state is None:
                 reason = _UNKNOWN if stream.junction.kind == "identity" else _SHAPE
                 self._kept.blank("block_influence", place, reason)
                 continue
-            weights = token_weights(inputs, state.shape[:2])
-            self._kept.add("block_influence", place, measure.block_influence(stream.skip, state, weights))
-        for stage in range(stages.stage[-1] + 1):
+            weights = token_weights(inputs, state.shape[:2]) if self.tokens[place] else None
+            before = self._seen(stream.skip, place)
+            self._kept.add("block_influence", place, measure.block_influence(before, state, weights))
+        for stage in sorted({stages.stage[place] for place in self.places}):
             members = stages.members(stage)
             if not set(ERRORS).isdisjoint(self.wanted):
                 self._errors(members, behind, inputs)
@@ -154,40 +183,47 @@ class RefinementPasses:
 
     def _errors(self, members: Sequence[int], behind: Sequence[Tensor | None], inputs: Any) -> None:
         last = behind[members[-1]]
-        for place in members:
+        for place in self._reported(members):
             state = behind[place]
             if last is None or state is None:
                 for quantity in ERRORS:
                     self._kept.blank(quantity, place, _UNKNOWN)
-            else:
-                self._kept.differences[place].add(_unit_means(state.double() - last.double(), inputs))
+                continue
+            difference = state.double() - last.double()
+            means = token_means(difference, inputs) if self.tokens[place] else difference
+            self._kept.differences[place].add(means)
 
     def _angles(
         self, members: Sequence[int], heard: Sequence[Stream], behind: Sequence[Tensor | None], inputs: Any
     ) -> None:
         first = heard[members[0]]
-        states = {members[0] - 1: first.skip} if first.junction.kind == "identity" else {}
-        states |= {place: state for place in members if (state := behind[place]) is not None}
+        entering = self._seen(first.skip, members[0]) if first.junction.kind == "identity" else None
+        # Between the blocks of a stage there is one state more than blocks.
+        between = [entering, *(behind[place] for place in members)]
+        reported = self._reported(members)
+        ends = {members.index(place) + step for place in reported for step in (0, 1)}
+        states = {end: state for end in sorted(ends) if (state := between[end]) is not None}
         if len(states) < 2:
             return
-        seen = [self._at_last_token(state, inputs) for state in states.values()]
-        angles = measure.angular_distances(seen)
-        for (row, before), (column, after) in combinations(enumerate(states), 2):
-            self._kept.add("angular_distance", before + 1, angles[:, row, column], after)
+        last_only = len(self.output_shape) == 3 and self.tokens[members[0]]
+        read = at_last_token if last_only else without_padding
+        angles = measure.angular_distances([read(state, inputs) for state in states.values()])
+        for (row, start), (column, end) in combinations(enumerate(states), 2):
+            if members[start] in reported and members[end - 1] in reported:
+                self._kept.add("angular_distance", members[start], angles[:, row, column], members[end - 1])
 
-    def _at_last_token(self, state: Tensor, inputs: Any) -> Tensor:
-        if not self.sequence or state.ndim != 3:
-            return _without_padding(state, inputs)
-        weights = token_weights(inputs, state.shape[:2])
-        if weights is None:
-            return state[:, -1]
-        steps = torch.arange(state.shape[1], device=state.device)
-        last = torch.where(weights > 0, steps, 0).amax(dim=1)
-        return state[torch.arange(len(state), device=state.device), last]
+    def _reported(self, members: Sequence[int]) -> list[int]:
+        return [place for place in members if place in self.places]
 
-    def _slopes(self, heard: Sequence[Stream], gradients: Sequence[Sequence[Tensor]], inputs: Any) -> None:
-        for place, (stream, (at_input, at_sum)) in enumerate(zip(heard, gradients, strict=True)):
-            branch, slope = (_without_padding(tensor, inputs) for tensor in (stream.branch, at_input))
+    def _slopes(
+        self, heard: Sequence[Stream], gradients: Mapping[str, tuple[Tensor, Tensor]], inputs: Any
+    ) -> None:
+        for place in self.places:
+            stream = heard[place]
+            at_input, at_sum = gradients[stream.junction.name]
+            branch, slope = (
+                without_padding(self._seen(tensor, place), inputs) for tensor in (stream.branch, at_input)
+            )
             self._kept.add("cosine_with_loss_gradient", place, measure.row_cosines(branch, slope))
             change = measure.first_order_change(stream.branch, at_sum)
             self._kept.add("first_order_lesion", place, change)
@@ -195,7 +231,7 @@ class RefinementPasses:
     def _lesions(
         self,
         heard: Sequence[Stream],
-        gradients: Sequence[Sequence[Tensor]],
+        gradients: Mapping[str, tuple[Tensor, Tensor]],
         inputs: Any,
         targets: Tensor | None,
         advance: Advance,
@@ -203,30 +239,37 @@ class RefinementPasses:
         # Additions are watched here too: torch takes another route through fused attention when they are.
         with torch.no_grad(), additions(self.problem.model):
             intact = self.problem.losses(inputs, targets)
-        for place, (junction, stream) in enumerate(zip(self.junctions, heard, strict=True)):
+        for place in self.places:
+            junction, stream = self.junctions[place], heard[place]
             with torch.no_grad(), lesion(self.problem.model, junction):
                 change = self.problem.losses(inputs, targets) - intact
             self._kept.add("lesion_loss_change", place, change)
             if gradients:
-                predicted = measure.first_order_change(stream.branch, gradients[place][1])
+                predicted = measure.first_order_change(stream.branch, gradients[junction.name][1])
                 self._kept.add_ratio("first_order_ratio", place, predicted, change)
             advance(len(change))
 
     def _lenses(self, heard: Sequence[Stream], inputs: Any, targets: Tensor | None, advance: Advance) -> int:
         """Read the answer off every state of the last stage; how many there are."""
-        members = self._stages.members(self._stages.stage[-1])
+        members = self._stages.members(self._stages.last)
+        reported = self._reported(members)
+        if not reported:
+            return 0
         wanted = [quantity for quantity in LENSES if quantity in self.wanted]
+        last = members[-1]
         with torch.no_grad(), additions(self.problem.model):
             output = self.problem.outputs(inputs)
-        lens = own_lens(self.problem, inputs, self.junctions[-1]) if self.lens is None else self.lens
-        if self.lens is None and not (self.narrow and lens_fits(lens, heard[-1].total, output)):
+        lens = own_lens(self.problem, inputs, self.junctions[last]) if self.lens is None else self.lens
+        narrow = self.junctions[last].name in self.passed
+        if self.lens is None and not (narrow and lens_fits(lens, heard[last].total, output)):
             for quantity in wanted:
-                for place in members:
+                for place in reported:
                     self._kept.blank(quantity, place, _BYPASSED)
             return 0
         first = heard[members[0]]
-        states = {members[0] - 1: first.skip} if first.junction.kind == "identity" else {}
-        states |= {place: heard[place].total for place in members}
+        entering = first.junction.kind == "identity" and members[0] in reported
+        states = {members[0] - 1: first.skip} if entering else {}
+        states |= {place: heard[place].total for place in reported}
         for place, state in states.items():
             with torch.no_grad():
                 seen = lens(state)
@@ -250,19 +293,3 @@ class RefinementPasses:
         weights = token_weights(inputs, output.shape[:2])
         ledger.add("lens_kl_to_output", place, measure.divergence(output, seen, weights))
         ledger.add("lens_agreement", place, measure.agreement(output, seen, weights))
-
-
-def _without_padding(state: Tensor, inputs: Any) -> Tensor:
-    """A state [N, T, D] with zeros where the attention mask says padding; others as they are."""
-    weights = token_weights(inputs, state.shape[:2]) if state.ndim == 3 else None
-    return state if weights is None else state * (weights > 0).unsqueeze(-1)
-
-
-def _unit_means(states: Tensor, inputs: Any) -> Tensor:
-    """[N, T, D] averaged over tokens that count, [N, D]; others as they are."""
-    if states.ndim != 3:
-        return states
-    weights = token_weights(inputs, states.shape[:2])
-    if weights is None:
-        return states.mean(dim=1)
-    return (states * weights.unsqueeze(-1)).sum(dim=1) / weights.sum(dim=1, keepdim=True)

@@ -25,15 +25,20 @@ def refinement_study(
 ) -> "pd.DataFrame":
     """How each residual block changes the stream: size, direction, effect on the loss, answer so far.
 
-    All values are means over the examples of all batches. S is a junction's skip operand (the block's input
-    h, or where it projects what the skip makes of h), F what the block adds, and the state behind a block is
-    what the next block of its stage gets: the sum, in post-activation networks after the ReLU. A stage is a
-    run of blocks at one shape; a block that projects begins one.
+    All values are means over the examples of all batches. F is what a block adds to its sum and S the rest: the
+    skip operand, which is the block's input h, or where the skip is computed what it makes of h; in a weighted sum,
+    times its weight, as (1 - w) h and w f in `lerp(h, f, w)`. The state behind a block is what the next block of its
+    stage gets: the sum, in post-activation networks after the ReLU. A stage is a run of blocks at one shape; a
+    block that projects begins one.
+
+    A state is read as tokens, [N, T, D], if an `attention_mask` [N, T], integer inputs [N, T] or an output [N, T, ...]
+    says so (the first batch tells). Others are flattened, such as [N, C, L] of a network of signals, or the patches
+    of an image classifier.
 
     Args:
         problem: Problem or (model, data). Runs in eval mode with stored batch-norm statistics.
-        junctions: Which, of those that `junctions(model, x)` returned; None for all of level 0 that have a
-            skip and a branch.
+        junctions: Which to report, of those that `junctions(model, x)` returned; None for all of level 0 that
+            have a skip and a branch. Stages are made of all, so that values do not depend on the choice.
         what: Quantities by name; None for all that the data allow (without targets: those without a loss).
         lens: f(state of the last stage) -> output, in place of the network's own last part.
         show: Progress, as in `progress`.
@@ -45,14 +50,15 @@ def refinement_study(
 
         - `branch_norm`, `stream_norm`, `l2_ratio`: |F|, |S|, |F| / |S| of each example, flattened;
         - `cosine_with_loss_gradient`: cos(F, dL/dh) with an example's own loss L and the gradient at the block's
-          input (at its sum, where it projects); negative descends the loss;
-        - `block_influence`: 1 - cos(h, state behind): of [N, T, D] per token, else of flattened examples;
+          input; at its sum for the kinds projection and nonparam-skip, whose skip is not h, be it that h is only
+          reshaped, cast or multiplied by 1. Negative descends the loss;
+        - `block_influence`: 1 - cos(h, state behind): of tokens one each, else of flattened examples;
         - `angular_distance`: arccos(cos) / pi between the input of junction `index` and the state behind
           `other_index`, of one stage; `deleted` lists the junctions that closing this gap would delete.
-          Where the output is [N, T, classes]: at the last token, else of flattened examples;
+          Of tokens with an output [N, T, classes]: at the last one, else of flattened examples;
         - `estimation_error_mean`, `_spread`, `_rms`: over units, of E_x[state behind the block - last state of
           the stage]; the spread is a standard deviation and includes the noise of a mean over n examples.
-          Units are entries of the state, of [N, T, D] the D features. Intervals: jackknife over ten groups;
+          Units are entries of the state, of tokens the D features. Intervals: jackknife over ten groups;
         - `first_order_lesion`: -F . dL/d(sum), what closing the branch does to the loss to first order;
           `lesion_loss_change`: what it does (stored statistics); `first_order_ratio`: of the two means, near
           1 where branches are small. A full forward pass for each junction;
@@ -80,12 +86,17 @@ def refinement_study(
         wanted = _wanted(what, targets is not None)
         found = trace(problem.model, problem.outputs, inputs)
         chosen = _chosen(problem, found.junctions if junctions is None else junctions, junctions is None)
-        passed = {j.name for j, own in zip(found.junctions, found.on_every_way, strict=True) if own}
-        sequence = found.output.ndim == 3
-        del found
         passes = RefinementPasses(
-            problem, chosen, wanted, sequence=sequence, narrow=chosen[-1].name in passed, lens=lens
+            problem,
+            _with_the_rest(chosen, found.junctions),
+            {junction.name for junction in chosen},
+            wanted,
+            output_shape=tuple(found.output.shape),
+            passed={j.name for j, own in zip(found.junctions, found.on_every_way, strict=True) if own},
+            lens=lens,
         )
+        # The graph holds every activation; the passes make their own.
+        del found
         with progress("refinement", problem.examples * passes.number, show=show) as advance:
             for inputs, targets in problem.batches():
                 passes.take_in(inputs, targets, advance)
@@ -107,13 +118,27 @@ def _wanted(what: str | Sequence[str] | None, has_targets: bool) -> list[str]:
 
 def _chosen(problem: Problem, junctions: Sequence[Junction], found: bool) -> list[Junction]:
     """Those to study, in forward order; of those found by itself, level 0 with a skip and a branch."""
-    usable = [
-        j for j in junctions if j.graded and j.branches and j.skips and j.number is not None and j.level == 0
-    ]
-    chosen = usable if found else list(junctions)
+    chosen = [j for j in junctions if _usable(j) and j.level == 0] if found else list(junctions)
     if not chosen:
         raise ValueError(
             f"{type(problem.model).__name__} has no residual junction with a skip and a branch, so there is no "
             "stream to refine. Choose another network, or pass junctions=."
         )
-    return sorted(chosen, key=lambda junction: -1 if junction.number is None else junction.number)
+    return _ordered(chosen)
+
+
+def _with_the_rest(chosen: Sequence[Junction], found: Sequence[Junction]) -> list[Junction]:
+    """Those to study and all others of their levels and of level 0, for stages are made of all of them."""
+    names, levels = {j.name for j in chosen}, {0} | {j.level for j in chosen}
+    return _ordered(
+        [*chosen, *(j for j in found if j.name not in names and _usable(j) and j.level in levels)]
+    )
+
+
+def _usable(junction: Junction) -> bool:
+    operands = junction.branches and junction.skips
+    return bool(junction.graded and operands and junction.number is not None)
+
+
+def _ordered(junctions: Sequence[Junction]) -> list[Junction]:
+    return sorted(junctions, key=lambda junction: -1 if junction.number is None else junction.number)

@@ -76,8 +76,9 @@ def reordering_study(
         as in `lesion_study`), `intervention`, `swaps` (-1 where none are counted), `draw`, `index` (of the first
         of two neighbours among all blocks), `group`, `kendall_tau` (global: over all blocks, of which those in no
         group stay in place; a layer without a residual sum is a block only if it is in a group, so in a plain
-        network those in groups are all; NaN where blocks are repeated, averaged or skipped), `value`, `low`, `high` (95 % over
-        examples), `p_value`, `p_holm`, `n`, `status`, `reason`. Quantities, with the metric's name for `error`:
+        network those in groups are all; NaN where blocks are repeated, averaged or skipped), `value`, `low`,
+        `high` (95 % over examples), `p_value`, `p_holm`, `n`, `status`, `reason`. Quantities, with the metric's name
+        for `error`:
 
         - `intact_error`, `chance_error` (of always naming the largest class);
         - `error`, a row for each order and treatment of the statistics;

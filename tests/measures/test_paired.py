@@ -1,10 +1,12 @@
 """Paired tests against scipy, by hand, and against their own level."""
 
 import itertools
+import math
 
 import pytest
 import torch
-from scipy.stats import binomtest
+from scipy.optimize import brentq
+from scipy.stats import binom, binomtest
 
 from gradscope.measures.intervals import bootstrap_means
 from gradscope.measures.paired import bootstrap_p_value, holm, mcnemar, paired_difference
@@ -40,6 +42,46 @@ def test_the_interval_of_a_difference_covers_it():
         _, low, high = paired_difference(some, others, examples)
         covered += low <= lost - gained <= high
     assert 0.94 < covered / 4000 < 0.98
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "examples", "low", "high"),
+    [(1, 7, 21, -0.517, -0.026), (6, 16, 161, -0.1240, -0.0054)],
+    ids=["airway hyper-responsiveness", "complete response"],
+)
+def test_the_interval_is_the_published_one(lost, gained, examples, low, high):
+    """Fagerland, Lydersen and Laake (2014), Statistics in Medicine 33, on Bentur et al. and Cavo et al."""
+    digits = 5e-4 if examples == 21 else 5e-5
+    assert paired_difference(lost, gained, examples)[1:] == pytest.approx((low, high), abs=digits)
+
+
+@pytest.mark.parametrize(("lost", "gained", "examples"), [(1, 7, 21), (5, 0, 10), (12, 3, 1000), (0, 0, 40)])
+def test_the_limits_are_where_the_score_statistic_is_as_large_as_allowed(lost, gained, examples):
+    """The likelihood given the difference is maximised on a grid, for a closed form could hide a slip."""
+
+    def excess(difference: float) -> float:
+        shares = torch.linspace(max(0, -difference), (1 - difference) / 2, 400_001, dtype=torch.float64)
+        same = (1 - difference - 2 * shares).clamp(min=0)
+        likelihood = torch.special.xlogy(torch.tensor(float(lost)), (shares + difference).clamp(min=0))
+        likelihood += torch.special.xlogy(torch.tensor(float(gained)), shares)
+        likelihood += torch.special.xlogy(torch.tensor(float(examples - lost - gained)), same)
+        share = float(shares[likelihood.argmax()])
+        variance = examples * (2 * share + difference - difference**2)
+        return abs(lost - gained - examples * difference) - 1.959964 * math.sqrt(variance)
+
+    value, low, high = paired_difference(lost, gained, examples)
+    for limit, end in ((low, -0.99), (high, 0.99)):
+        # Where nothing changed sides, the statistic is 0 at the difference found.
+        assert brentq(excess, value + 1e-6 * end, end) == pytest.approx(limit, abs=1e-4)
+
+
+def test_the_interval_covers_where_all_changes_go_one_way():
+    """Exactly, over the binomial law: 2 or 4 lost of 1000 are the worst cases of intervals on a normal scale."""
+    intervals = [paired_difference(lost, 0, 1000) for lost in range(40)]
+    for expected, least in ((2, 0.98), (4, 0.93), (7, 0.94), (10, 0.94)):
+        chances = binom.pmf(range(40), 1000, expected / 1000)
+        held = [low <= expected / 1000 <= high for _, low, high in intervals]
+        assert float(chances @ held) > least
 
 
 @pytest.mark.parametrize("examples", [1, 2, 9])
@@ -78,6 +120,18 @@ def test_a_bootstrap_test_of_nothing_rejects_about_5_times_in_100():
     values = samples.mean(dim=0).tolist()
     p_values = [bootstrap_p_value(v, m) for v, m in zip(values, means.T, strict=True)]
     assert 0.02 < sum(p <= 0.05 for p in p_values) / 500 < 0.09
+
+
+@pytest.mark.parametrize(("examples", "told"), [(2, 0.51), (5, 0.16), (10, 0.10), (30, 0.07)])
+def test_a_bootstrap_test_of_few_examples_rejects_too_often_as_documented(examples, told):
+    generator = torch.Generator().manual_seed(3)
+    samples = torch.randn(examples, 1500, generator=generator, dtype=torch.float64)
+    means = bootstrap_means(samples, 400, generator)
+    values = samples.mean(dim=0).tolist()
+    p_values = [bootstrap_p_value(v, m) for v, m in zip(values, means.T, strict=True)]
+    # Three binomial standard errors.
+    assert sum(p <= 0.05 for p in p_values) / 1500 == pytest.approx(told, abs=0.04)
+    assert f"{100 * told:.0f} " in (bootstrap_p_value.__doc__ or "")
 
 
 def test_a_bootstrap_p_value_by_hand():

@@ -119,3 +119,27 @@ def test_different_shapes_are_refused(call):
 def test_no_states_have_no_distance():
     with pytest.raises(ValueError, match="got none"):
         measure.angular_distances([])
+
+
+def test_classes_that_are_ruled_out_add_nothing_to_a_divergence():
+    """softmax(0, log 3, -inf) is (1/4, 3/4, 0)."""
+    ruled_out = torch.tensor([[0.0, math.log(3), -math.inf]], dtype=torch.float64)
+    even = torch.zeros(1, 3, dtype=torch.float64)
+    assert measure.divergence(ruled_out, ruled_out).item() == 0
+    expected = 0.25 * math.log(0.25 * 3) + 0.75 * math.log(0.75 * 3)
+    assert measure.divergence(ruled_out, even).item() == pytest.approx(expected)
+    assert measure.divergence(even, ruled_out).item() == math.inf
+
+
+def test_logits_that_are_not_numbers_give_no_answer_but_where_they_are_padding():
+    p = drawn(2, 3, 4)
+    broken = p.clone()
+    broken[0, 1, 2] = math.nan
+    for compare, same in ((measure.divergence, 0.0), (measure.agreement, 1.0)):
+        for pair in ((p, broken), (broken, p), (broken, broken)):
+            values = compare(*pair)
+            assert values.isnan().tolist() == [True, False] and values[1] == same
+            weight = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
+            assert compare(*pair, weight).tolist() == [same, same]
+    beaten = torch.full((1, 3), -math.inf)
+    assert measure.divergence(beaten, beaten).isnan().all()

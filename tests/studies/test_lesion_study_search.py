@@ -63,7 +63,7 @@ def test_greedy_removal_keeps_the_margin_large_and_can_miss_the_best_pair():
 
 def test_greedy_removal_is_chosen_with_stored_and_measured_with_both_statistics():
     specimen = NETWORKS["post-activation"]
-    problem = Problem(specimen.build(), (specimen.inputs(20), specimen.targets(20)))
+    problem = Problem(specimen.build(), (specimen.inputs(30), specimen.targets(30)))
     frame = lesion_study(problem, metric=["loss", "error"], sets=(), greedy=2, show=False)
     rows = frame[(frame["kind"] == "greedy") & (frame["quantity"] == "loss")]
     assert rows["statistics"].tolist() == ["stale", "recalibrated"] * 2
