@@ -96,3 +96,123 @@ class Another(nn.Module):
         for norm, block in zip(self.norms, self.blocks, strict=True):
             x = block(norm(x).tanh() if len(x) > 4 else norm(x))
         return x
+
+
+class Blocks(nn.Module):
+    """A stem, four residual blocks and a head; subclasses do something with what they compute."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.branches = nn.ModuleList([mlp(4, 3, 4) for _ in range(4)])
+
+
+class Picks(Blocks):
+    """Batches of more than four examples take another one of two masks: the same calls on other operands."""
+
+    def forward(self, x):
+        positive, most, h = x > 0, x > -0.5, self.stem(x)
+        mask = positive if len(x) > 4 else most
+        for branch in self.branches:
+            h = h + branch(h).masked_fill(mask, 0.0)
+        return self.head(h)
+
+
+class PicksInside(Blocks):
+    """The same where nobody hands the mask over, and in calls that look alike to whoever is not watching."""
+
+    class Masked(nn.Module):
+        def __init__(self, masks):
+            super().__init__()
+            self.masks, self.branch = masks, mlp(4, 3, 4)
+
+        def forward(self, x):
+            masked = self.branch(x).clone()
+            masked[self.masks["positive" if len(x) > 4 else "most"]] = 0.0
+            return masked
+
+    def __init__(self):
+        super().__init__()
+        self.masks = {}
+        self.branches = nn.ModuleList([self.Masked(self.masks) for _ in range(4)])
+
+    def forward(self, x):
+        self.masks["positive"], self.masks["most"] = x > 0, x > -0.5
+        h = self.stem(x)
+        for branch in self.branches:
+            h = h + branch(h)
+        return self.head(h)
+
+
+class PicksSkip(Blocks):
+    """In batches of more than four examples the third branch is added to another tensor."""
+
+    def forward(self, x):
+        h = self.stem(x)
+        other = h.tanh()
+        for place, branch in enumerate(self.branches):
+            h = (other if place == 2 and len(x) > 4 else h) + branch(h)
+        return self.head(h)
+
+
+class Tells(Blocks):
+    """Modules hand on what is no tensor: a batch size, a list with an entry for each example."""
+
+    class Telling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.branch = mlp(4, 3, 4)
+
+        def forward(self, x):
+            x = self.branch(x)
+            return {"rows": list(x.unbind(0)), "examples": len(x)}
+
+    def __init__(self):
+        super().__init__()
+        self.branches = nn.ModuleList([self.Telling() for _ in range(4)])
+
+    def forward(self, x):
+        h, examples = self.stem(x), 0
+        for branch in self.branches:
+            told = branch(h)
+            h, examples = h + torch.stack(told["rows"]), examples + told["examples"]
+        return self.head(h) / examples
+
+
+class Counts(Blocks):
+    """The shape of a tensor depends on numbers, Python reads it after the first block and uses it at the end."""
+
+    def __init__(self, selected):
+        super().__init__()
+        self.selected = selected
+
+    def forward(self, x):
+        h, count = self.stem(x), 0
+        for place, branch in enumerate(self.branches):
+            h = h + branch(h)
+            if place == 0:
+                count = self.selected(h).shape[0]
+        return self.head(h) * (1 + count)
+
+
+class Keeps(Blocks):
+    """Attributes: a flag that is not reset when a pass breaks off, a stem's value, a list, a counter, a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.busy, self.passes, self.values, self.cache, self.first = False, 0, [], {}, None
+        self.register_buffer("latest", torch.zeros(()))
+
+    def forward(self, x):
+        if self.busy:
+            raise RuntimeError("entered twice")
+        self.busy = True
+        h = self.stem(x)
+        self.first, self.latest, self.cache["stem"] = h.detach(), h.mean(), h
+        self.values.append(h.norm())
+        self.branches[0].seen = h
+        for branch in self.branches:
+            h = h + branch(h)
+        self.passes += 1
+        self.busy = False
+        return self.head(h)

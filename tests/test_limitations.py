@@ -334,6 +334,48 @@ def _():
         model(x()[:2])
 
 
+@row("a forward that keeps values in nested lists or objects of its own")
+def _():
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.body = nn.Linear(4, 4), net()
+            self.kept, self.deep = [], {"inner": []}
+
+        def forward(self, inputs):
+            hidden = self.stem(inputs)
+            self.kept.append(hidden)
+            self.deep["inner"].append(hidden)
+            return self.body(hidden)
+
+    model = Keeping().eval()
+    gs.lesion_study((model, (x(), Y)), sets=(), groups=None, show=False)
+    # The pass that finds the junctions is an ordinary one, and leaves what it leaves.
+    assert len(model.kept) == 1 < len(model.deep["inner"])
+    assert model.kept[0].isfinite().all()
+    with pytest.raises(BaseException, match="holds no numbers"):
+        sum(hidden.sum().item() for hidden in model.deep["inner"])
+
+
+@row("batches that take another way through the network")
+def _():
+    class Forked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = net()
+
+        def forward(self, inputs):
+            hidden = self.body[0](inputs)
+            return self.body[1:](hidden if len(inputs) > 3 else hidden.tanh())
+
+    model, inputs = Forked().eval(), x()
+    with pytest.warns(UserWarning, match="another way"):
+        frame = gs.lesion_study((model, (inputs, Y)), sets=(), groups=None, show=False)
+    with gs.lesion(model, gs.junctions(model, inputs)[0]), torch.no_grad():
+        wrong = (model(inputs).argmax(dim=1) != Y).double().mean()
+    assert frame.query("quantity == 'error'")["value"].iloc[0] == float(wrong)
+
+
 @row("a lesion")
 def _():
     model, ran = net(), []

@@ -37,6 +37,8 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _contents(container: Any) -> Any:
+    if not container:
+        return ()
     return dict(container) if isinstance(container, dict) else list(container)
 
 
@@ -44,7 +46,7 @@ def _same(container: Any, contents: Any) -> bool:
     """Whether it holds the same objects, which equality cannot tell of tensors."""
     if len(container) != len(contents) or not all(map(is_, container, contents)):
         return False
-    return not isinstance(container, dict) or all(map(is_, container.values(), contents.values()))
+    return not contents or isinstance(contents, list) or all(map(is_, container.values(), contents.values()))
 
 
 def _fill(container: Any, contents: Any) -> None:

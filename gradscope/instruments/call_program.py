@@ -56,6 +56,7 @@ class Program:
         cuts: The cuts in forward order, each cheaper to go on from than the one before.
         idle: For each junction, the calls that need not run while its branches are closed to zero.
         reason: Why there are no cuts, or "".
+        strayed: Whether a batch has taken another way than `example`, and so whole passes.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Program:
         self.junctions = tuple(junctions)
         self.idle: list[frozenset[int]] = [frozenset()] * len(self.junctions)
         self.cuts: tuple[Cut, ...] = ()
-        self._told = False
+        self.strayed = False
         numbers = [junction.number for junction in sums if junction.number is not None]
         try:
             with attributes_kept(model):
@@ -117,7 +118,7 @@ class Program:
         keep: Collection[Cut] = (),
         stop: Cut | None = None,
     ) -> Run:
-        """One pass without gradients, from the start or from a cut, that leaves no attribute in the model.
+        """One pass without gradients, from the start or from a cut; the model's attributes are put back.
 
         Args:
             inputs: What the forward is called on.
@@ -177,8 +178,8 @@ class Program:
 
     def tell_of_whole_passes(self) -> None:
         """Warn, once, that some batch takes another way than `example` did."""
-        if not self._told:
-            self._told = True
+        if not self.strayed:
+            self.strayed = True
             warnings.warn(
                 f"A batch takes another way through {type(self.model).__name__} than the examples on which "
                 "entering it was tried out, so lesions on such batches take whole passes: right, but slower.",

@@ -8,8 +8,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from gradscope.instruments.graph import Node
 
 # What hands on the values it is given, perhaps in another order or precision.
-_MOVES = frozenset(
-    "Clone ToCopy Alias View UnsafeView ReshapeAlias Permute Transpose T Squeeze Unsqueeze Expand".split()
+_MOVES = (
+    *("Clone", "ToCopy", "Alias", "View", "UnsafeView", "ReshapeAlias"),
+    *("Permute", "Transpose", "T", "Squeeze", "Unsqueeze", "Expand"),
 )
 
 
@@ -28,7 +29,7 @@ def copied_from(edge: GradientEdge) -> Iterator[GradientEdge]:
         node = edge.node
         operation = node.name().partition("Backward")[0]
         parents = [(n, place) for n, place in node.next_functions if n is not None and not _is_parameter(n)]
-        if len(parents) != 1 or operation not in _MOVES | {"Add"}:
+        if len(parents) != 1 or operation not in (*_MOVES, "Add"):
             return
         edge = GradientEdge(*parents[0])
         yield edge
@@ -48,9 +49,8 @@ def fork_of(skip: GradientEdge, branches: Sequence[GradientEdge]) -> GradientEdg
 
 
 def derives(edge: GradientEdge, origin: GradientEdge, past: Collection[Node] = ()) -> bool:
-    """Whether a way leads from `origin` to `edge` that passes none of the nodes `past` in between."""
-    barred = set(past) - {origin.node, edge.node}
-    return origin.node in _first_met(edge.node, {origin.node} | barred)
+    """Whether a way leads from `origin` to `edge` that meets none of the nodes `past` on it."""
+    return origin.node in _first_met(edge.node, {origin.node, *past})
 
 
 def same_place(first: GradientEdge | None, second: GradientEdge | None) -> bool:

@@ -22,8 +22,14 @@ class Resumable:
     A pass goes on from the sum of a junction that an earlier one kept, and sets that begin alike share what
     they begin with, as in a trie; the branches that are closed are not computed. The model's own forward
     runs: calls whose results nobody needs are answered with hollow tensors of the same form. Each place
-    where a pass can be entered is tried out here, on `example`, and used if not one bit differs. Hooks that
-    the model carries still run, and may be handed hollow tensors.
+    where a pass can be entered is tried out here, on `example`, and used if not one bit differs. A batch on
+    which the forward then calls something else, or reads what was left out, takes whole passes, and a warning
+    tells of the first. Very long chains are entered at 64 junctions, evenly spaced. Hooks that the model
+    carries still run, and may be handed hollow tensors.
+
+    Attributes that a forward sets (a flag, a counter, a stored value), and what dicts, lists and sets among
+    them hold, are put back after every pass but the whole ones; what a forward changes in place elsewhere (a
+    list in a list, an object, a tensor's numbers) is not.
 
     Args:
         model: The network, in eval mode.
@@ -57,6 +63,11 @@ class Resumable:
         self._program = self._recorded()
         self._calibrating: Program | None = None
         self.reason = self._program.reason
+
+    @property
+    def strayed(self) -> bool:
+        """Whether some batch has taken another way through the network, and so whole passes."""
+        return self._program.strayed
 
     def cost(self, closed: Sequence[Collection[int]]) -> int:
         """Branches to evaluate for these sets, with zero for what is closed; a loop takes len(closed) * n.

@@ -51,8 +51,8 @@ def effective_ensemble(
         - `implied_beta` of form `gain`, the branch gain; and of form `batch norm`, rho lambda / sigma (Eq. 20 with
           weights of unit scale), the paper's reading of the parameters, which the gain does not need.
 
-        For every junction `stream_scale`: sigma, the standard deviation of the skip operand over examples and positions
-        of all batches (root mean square over channels, index 1); where the skip is the identity, this is the stream itself.
+        For every junction `stream_scale`: sigma, the standard deviation of the skip operand over all examples and
+        positions (root mean square over channels, index 1); where the skip is the identity, this is the stream itself.
         For every form, and `mixture` `coherent` (w_k = e_k(beta); the gains of parallel branches add) or `incoherent`
         (w_k^2 = e_k(beta^2), for mutually orthogonal paths; n: junctions):
 

@@ -140,9 +140,10 @@ def _divergence(output: Tensor, target: Any, intact: Tensor, weights: Tensor | N
         )
     divergences = []
     step = max(1, _HELD // output[0].numel())
-    counted = [None] * len(output) if weights is None else weights.split(step)
-    for one, other, weight in zip(intact.split(step), output.split(step), counted, strict=False):
-        divergences.append(divergence(one, other, weight))
+    for start in range(0, len(output), step):
+        some = slice(start, start + step)
+        counted = None if weights is None else weights[some]
+        divergences.append(divergence(intact[some], output[some], counted))
     return torch.cat(divergences)
 
 

@@ -42,7 +42,9 @@ def lens_fits(lens: Lens, state: Tensor, output: Tensor) -> bool:
     except RuntimeError:
         return False
     tolerance = 1e3 * torch.finfo(output.dtype).eps
-    return seen.shape == output.shape and torch.allclose(seen, output, rtol=tolerance, atol=tolerance)
+    return seen.shape == output.shape and torch.allclose(
+        seen, output, rtol=tolerance, atol=tolerance, equal_nan=True
+    )
 
 
 def class_hits(logits: Tensor, targets: Any) -> Tensor | None:

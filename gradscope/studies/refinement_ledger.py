@@ -39,10 +39,10 @@ COLUMNS = [
     *("value", "low", "high", "n", "status", "reason"),
 ]
 _ZERO = {
-    "l2_ratio": "the stream is exactly zero",
-    "cosine_with_loss_gradient": "the branch or the gradient is exactly zero, so it has no direction",
-    "block_influence": "a state is exactly zero, so it has no direction",
-    "angular_distance": "a state is exactly zero, so it has no direction",
+    "l2_ratio": "the stream is exactly zero or not a number",
+    "cosine_with_loss_gradient": "the branch or the gradient is exactly zero or not a number, so it has no direction",
+    "block_influence": "a state is exactly zero or not a number, so it has no direction",
+    "angular_distance": "a state is exactly zero or not a number, so it has no direction",
     "early_exit_accuracy": "a logit is not a number",
     "lens_kl_to_output": "a logit is not a number",
     "lens_agreement": "a logit is not a number",

@@ -225,12 +225,27 @@ def test_a_product_inside_of_the_sum_is_not_taken_for_a_branch():
     assert "multiplies before it adds" in of(frame, "branch_gain")["reason"].item()
 
 
-def test_batches_are_pooled():
-    specimen = NETWORKS["pre-activation"]
+@pytest.mark.parametrize("sizes", [(4, 2, 2), (1, 3, 4)])
+@pytest.mark.parametrize("name", ["pre-activation", "multi-residual"])
+def test_batches_are_pooled(name, sizes):
+    specimen = NETWORKS[name]
     model, x = specimen.build(), specimen.inputs(8)
     whole = effective_ensemble((model, x), show=False)
-    parts = effective_ensemble((model, [x[:4], x[4:6], x[6:]]), show=False)
-    pd.testing.assert_frame_equal(of(whole, "branch_gain"), of(parts, "branch_gain"))
+    parts = effective_ensemble((model, list(x.split(sizes))), show=False)
+    pd.testing.assert_frame_equal(whole, parts)
+    assert set(of(parts, "stream_scale")["status"]) == {"ok"}
+
+
+def test_a_stream_scale_needs_channels_that_are_numbers():
+    def scale(*batches):
+        frame = effective_ensemble((Residual(mlp(4, 3, 4)).double(), list(batches)), show=False)
+        return of(frame, "stream_scale").iloc[0]
+
+    x = torch.randn(3, 5, 4, dtype=torch.float64)
+    assert scale(x, x, x)["value"] > 0
+    assert "another number of them in another batch" in scale(x, x[:, :2], x)["reason"]
+    assert scale(x, x * math.nan, x)["reason"] == "the skip operand holds NaN or infinity"
+    assert scale(x[:1, 0])["reason"] == "one entry a channel has no spread"
 
 
 def test_some_junctions_only():
