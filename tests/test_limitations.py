@@ -374,6 +374,7 @@ def _():
     with gs.lesion(model, gs.junctions(model, inputs)[0]), torch.no_grad():
         wrong = (model(inputs).argmax(dim=1) != Y).double().mean()
     assert frame.query("quantity == 'error'")["value"].iloc[0] == float(wrong)
+    assert frame["passes"].str.endswith("whole passes for batches that take another way").any()
 
 
 @row("a lesion")
@@ -552,6 +553,8 @@ def _():
             gs.lesion_study((net(), (inputs, real)), metric=metric)
         with pytest.raises(ValueError, match=r"takes logits \[N, classes\]"):
             gs.lesion_study((net(), (torch.randn(6, 2, 4), Y)), metric=metric, show=False)
+        with pytest.raises(ValueError, match="class numbers from 0 to 2"):
+            gs.lesion_study((net(), (inputs, Y + 20)), metric=metric, show=False)
 
     def farthest(output, target, intact):
         return (output - target).abs().amax(dim=1)
@@ -559,6 +562,22 @@ def _():
     problem = gs.Problem(net(), (inputs, real), "half_squared_error")
     frame = gs.lesion_study(problem, metric=["loss", "kl", farthest], show=False)
     assert {"loss", "kl", "farthest"} <= set(frame["quantity"]) and set(frame["status"]) == {"ok"}
+
+
+@row("lesion studies by `kl`")
+def _():
+    frame = gs.lesion_study((net(), (x(), Y)), metric="kl", sets=(), groups=None, show=False)
+    rows = frame.query("quantity == 'kl_difference'")
+    assert (rows["value"] > 0).all() and rows["p_value"].isna().all()
+    assert rows["reason"].str.contains("never negative").all()
+
+
+@row("re-ordering two blocks")
+def _():
+    frame = gs.reordering_study((net(), (x(), Y)), neighbours=False, show=False)
+    assert set(frame.query("intervention == 'swaps'")["swaps"]) == {1}
+    with pytest.raises(ValueError, match="changes nothing"):
+        gs.reordering_study((net(), (x(), Y)), swaps=[2], show=False)
 
 
 @row("`gs.fit`")

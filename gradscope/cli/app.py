@@ -23,7 +23,13 @@ Model = Annotated[
     ),
 ]
 Examples = Annotated[int, typer.Option(min=2, help="Number of examples to measure on.")]
-Out = Annotated[Path, typer.Option(help="Folder for the frame, its figure and provenance.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for the frame, its figures and provenance; reports/<verb>-of-<model> if left out. An earlier "
+        "run's are replaced."
+    ),
+]
 Weights = Annotated[Path | None, typer.Option(help="A safetensors file with the model's state dict.")]
 Epochs = Annotated[int, typer.Option(min=0, help="Train the network for so many epochs first.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the network's weights and of every draw.")]
@@ -81,14 +87,14 @@ def shattering(
     examples: Examples = 128,
     seed: Seed = 0,
     source: Annotated[str, typer.Option(help="What is differentiated: output or loss.")] = "output",
-    out: Out = Path("reports/shattering-of-model"),
+    out: Out = None,
 ) -> None:
     """Gradient correlation between examples, layer by layer."""
-    with one_line_errors():
+    with one_line_errors(resumes=False):
         from gradscope.cli import measure
 
         measure.shattering(
-            measure.Asked(model, data, data_root, weights, epochs, examples, seed, out), source
+            measure.Asked("shattering", model, data, data_root, weights, epochs, examples, seed, out), source
         )
 
 
@@ -115,14 +121,14 @@ def lesions(
         str, typer.Option(help="Replace these layers of a plain network instead: features.*")
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost, and stop.")] = False,
-    out: Out = Path("reports/lesions-of-model"),
+    out: Out = None,
 ) -> None:
     """What closing each residual branch costs, random sets of them, and the least missed."""
-    with one_line_errors():
+    with one_line_errors(resumes=False):
         from gradscope.cli import measure
         from gradscope.cli.lesions import Closing, lesions
 
-        asked = measure.Asked(model, data, data_root, weights, epochs, examples, seed, out)
+        asked = measure.Asked("lesions", model, data, data_root, weights, epochs, examples, seed, out)
         lesions(asked, Closing(metric, sets, subsets, greedy, layers, dry_run))
 
 
@@ -136,13 +142,15 @@ def paths(
     examples: Examples = 32,
     seed: Seed = 0,
     draws: Annotated[int, typer.Option(min=0, help="Random-sign draws for norms of single paths.")] = 4,
-    out: Out = Path("reports/paths-of-model"),
+    out: Out = None,
 ) -> None:
     """The gradient by the number of residual branches its paths cross."""
-    with one_line_errors():
+    with one_line_errors(resumes=False):
         from gradscope.cli import measure
 
-        measure.paths(measure.Asked(model, data, data_root, weights, epochs, examples, seed, out), draws)
+        measure.paths(
+            measure.Asked("paths", model, data, data_root, weights, epochs, examples, seed, out), draws
+        )
 
 
 @app.command()
@@ -156,14 +164,14 @@ def curvature(
     seed: Seed = 0,
     k: Annotated[int, typer.Option(min=1, help="Eigenvalues at each end.")] = 5,
     steps: Annotated[int, typer.Option(min=2, help="Lanczos steps of the density's probes.")] = 40,
-    out: Out = Path("reports/curvature-of-model"),
+    out: Out = None,
 ) -> None:
     """Extreme eigenvalues and spectral density of the Hessian."""
-    with one_line_errors():
+    with one_line_errors(resumes=False):
         from gradscope.cli import measure
 
         measure.curvature(
-            measure.Asked(model, data, data_root, weights, epochs, examples, seed, out), k, steps
+            measure.Asked("curvature", model, data, data_root, weights, epochs, examples, seed, out), k, steps
         )
 
 

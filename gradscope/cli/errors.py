@@ -32,15 +32,19 @@ def exit_code(app: typer.Typer, arguments: list[str], name: str) -> int:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(*, resumes: bool = True) -> Iterator[None]:
     """Turn the errors that users cause into one line on standard error.
 
     `GRADSCOPE_DEBUG=1` in the environment shows the traceback instead.
+
+    Args:
+        resumes: Whether the command keeps what it has finished and goes on from there; otherwise it writes at the end.
     """
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted: what was finished is kept; the same command resumes.", file=sys.stderr)
+        kept = "what was finished is kept; the same command resumes" if resumes else "nothing was written"
+        print(f"interrupted: {kept}.", file=sys.stderr)
         raise SystemExit(130) from None
     except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
         if os.environ.get("GRADSCOPE_DEBUG"):

@@ -56,7 +56,7 @@ def lesions(asked: Asked, closing: Closing) -> None:
     # What it costs does not depend on the weights, so a dry run does not train.
     asked = replace(asked, epochs=0) if closing.dry_run else asked
     model, data = prepared(asked, labels=closing.metrics() != ["kl"])
-    problem = Problem(model, (data.test[0][: asked.examples], data.test[1][: asked.examples]))
+    problem = Problem(model, asked.some(data.test))
     calibration = data.train[0][:512]
     shared: dict[str, Any] = {
         "metric": closing.metrics(),
@@ -76,7 +76,13 @@ def lesions(asked: Asked, closing: Closing) -> None:
     if closing.dry_run:
         print(frame.to_string(index=False))
     else:
-        kept(asked, frame, data, **_lesion_pictures(frame.assign(family=asked.model), closing.metrics()))
+        options = {
+            **{"metric": closing.metrics(), "sets": "spread" if numbers is None else numbers},
+            **{"subsets": closing.subsets, "greedy": closing.greedy, "layers": layers},
+            "calibration": len(calibration),
+        }
+        pictures = _lesion_pictures(frame.assign(family=asked.model), closing.metrics())
+        kept(asked, frame, data, options, **pictures)
 
 
 def _lesion_pictures(frame: "pd.DataFrame", metrics: list[str]) -> dict[str, "Figure"]:

@@ -1,13 +1,15 @@
 """The verbs that look at one model: build or bring it, measure, keep the frame with its figure."""
 
 import importlib
+import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradscope import figures
 from gradscope.cli.reporting import check_writable
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 class Asked:
     """What every verb is asked: which model, on which data, and where to write."""
 
+    verb: str
     model: str
     data: str
     data_root: Path | None
@@ -41,7 +44,24 @@ class Asked:
     epochs: int
     examples: int
     seed: int
-    out: Path
+    out: Path | None
+
+    @property
+    def folder(self) -> Path:
+        """Where to write: by default a folder of this verb's and this model's own."""
+        if self.out is not None:
+            return self.out
+        slug = re.sub(r"[^A-Za-z0-9._]+", "-", self.model).strip("-.")[:100]
+        return Path("reports") / f"{self.verb}-of-{slug}"
+
+    def some(self, images: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The first of these images and labels, as many as were asked for."""
+        if self.examples > len(images[0]):
+            print(
+                f"--examples {self.examples}: there are {len(images[0])}, all of which are used.",
+                file=sys.stderr,
+            )
+        return images[0][: self.examples], images[1][: self.examples]
 
     def data_set(self) -> DataSet:
         return Settings(data=self.data, data_root=self.data_root).data_set()
@@ -50,8 +70,7 @@ class Asked:
 def shattering(asked: Asked, source: str) -> None:
     """`gradscope shattering`."""
     model, data = prepared(asked, labels=source == "loss")
-    inputs, labels = data.test[0][: asked.examples], data.test[1][: asked.examples]
-    frame = gradient_correlation((model, (inputs, labels)), source=source)
+    frame = gradient_correlation((model, asked.some(data.test)), source=source)
     drawn = where(frame, quantity="correlation_R")
     picture = figures.correlation_against_depth(
         drawn.assign(family=asked.model),
@@ -59,16 +78,15 @@ def shattering(asked: Asked, source: str) -> None:
         y_scale="linear",
         x_label="layer (order of running; 0 is the input)",
     )
-    kept(asked, frame, data, correlation=picture)
+    kept(asked, frame, data, {"source": source}, correlation=picture)
 
 
 def paths(asked: Asked, draws: int) -> None:
     """`gradscope paths`."""
     model, data = prepared(asked)
-    inputs, labels = data.test[0][: asked.examples], data.test[1][: asked.examples]
-    frame = path_spectrum((model, (inputs, labels)), draws=draws, seed=asked.seed)
+    frame = path_spectrum((model, asked.some(data.test)), draws=draws, seed=asked.seed)
     state = "trained" if asked.epochs or asked.weights else "as built"
-    kept(asked, frame, data, spectrum=figures.path_lengths(frame.assign(state=state)))
+    kept(asked, frame, data, {"draws": draws}, spectrum=figures.path_lengths(frame.assign(state=state)))
 
 
 def curvature(asked: Asked, k: int, steps: int) -> None:
@@ -76,12 +94,12 @@ def curvature(asked: Asked, k: int, steps: int) -> None:
     import pandas as pd
 
     model, data = prepared(asked)
-    inputs, labels = data.train[0][: asked.examples], data.train[1][: asked.examples]
-    with hessian((model, (inputs, labels))) as operator:
+    with hessian((model, asked.some(data.train))) as operator:
         extremes = extreme_eigenvalues(operator, k)
         density = spectral_density(operator, probes=5, steps=steps)
     frame = pd.concat([extremes, density], ignore_index=True)
-    kept(asked, frame, data, density=figures.spectral_density(frame.assign(family=asked.model)))
+    picture = figures.spectral_density(frame.assign(family=asked.model))
+    kept(asked, frame, data, {"k": k, "steps": steps}, density=picture)
 
 
 def model_from(text: str, data: DataSet, seed: int) -> nn.Module:
@@ -151,7 +169,7 @@ def _option(part: str) -> tuple[str, Any]:
 
 def prepared(asked: Asked, *, labels: bool = True) -> tuple[nn.Module, DataSet]:
     """The network, with its weights or trained, and the data; `labels` tells whether the classes are used."""
-    check_writable(asked.out)
+    check_writable(asked.folder)
     data = asked.data_set()
     model = model_from(asked.model, data, asked.seed)
     _check_fits(asked.model, model, data, labels or asked.epochs > 0)
@@ -192,21 +210,49 @@ def _check_fits(text: str, model: nn.Module, data: DataSet, labels: bool) -> Non
         )
 
 
-def kept(asked: Asked, frame: "pd.DataFrame", data: DataSet, **pictures: "Figure") -> None:
+def kept(
+    asked: Asked, frame: "pd.DataFrame", data: DataSet, options: dict[str, Any], **pictures: "Figure"
+) -> None:
+    """Write the frame, its pictures and its provenance in place of an earlier run's, and print the frame.
+
+    Args:
+        asked: What every verb is asked.
+        frame: What was measured.
+        data: On what.
+        options: The verb's own, as they were asked for.
+        pictures: By name.
+    """
     facts = provenance(
         {
-            "model": asked.model,
-            "epochs": asked.epochs,
-            "examples": asked.examples,
-            "test_images": len(data.test[0]),
+            **{"verb": asked.verb, "model": asked.model, "epochs": asked.epochs},
+            **{"weights": None if asked.weights is None else asked.weights.name},
+            **{"examples": asked.examples, "test_images": len(data.test[0])},
+            **options,
         },
         seeds=[asked.seed],
         data=data,
     )
+    facts["pictures"] = sorted(f"{name}.{kind}" for name in pictures for kind in ("png", "svg"))
+    earlier = _pictures_in(asked.folder)
     labelled = frame.assign(model=asked.model, seed=asked.seed)
-    folder = keep(asked.out, labelled, "readings", facts, **pictures)
-    print(_legible(frame).to_string(index=False, max_rows=40, max_cols=12))
+    folder = keep(asked.folder, labelled, "readings", facts, **pictures)
+    for name in earlier - set(facts["pictures"]):
+        (folder / name).unlink(missing_ok=True)
+    if not asked.epochs and asked.weights is None and asked.model.partition(":")[0] in names():
+        print("untrained network: see --epochs and --weights.", file=sys.stderr)
+    print(_legible(frame).to_string(index=False, max_rows=40, max_cols=12, max_colwidth=40))
     print(folder)
+
+
+def _pictures_in(folder: Path) -> set[str]:
+    """Figures that an earlier run wrote into the folder, as its provenance names them."""
+    try:
+        told = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("pictures", [])
+    except (OSError, ValueError, AttributeError):
+        return set()
+    return {
+        name for name in told if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9._-]+\.(png|svg)", name)
+    }
 
 
 def _legible(frame: "pd.DataFrame") -> "pd.DataFrame":

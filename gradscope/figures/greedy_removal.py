@@ -9,14 +9,14 @@ from matplotlib.ticker import MaxNLocator
 
 from .canvas import canvas, label_y, legend_below
 from .frames import drawable, interval_note, levels, note_left_out, only, over_seeds, require, whiskers
-from .lesions import from_zero, label_of, reference_lines
+from .lesions import from_zero, label_of, metric_of, reference_lines
 from .style import Mark, house_style, marks
 
 
 def greedy_removal(
     frame: pd.DataFrame,
     *,
-    quantity: str = "error",
+    quantity: str | None = None,
     x_label: str = "deleted blocks (count)",
     y_label: str | None = None,
     ax: Axes | None = None,
@@ -26,7 +26,7 @@ def greedy_removal(
     Args:
         frame: Columns `kind` ("greedy", "set"), `deleted`, `value`, and `family`, `statistics`, `quantity`,
             `seed`, `low`, `high` where there are any: a whole frame of `lesion_study`. Random sets may be absent.
-        quantity: Which rows are drawn.
+        quantity: Which rows are drawn. None: `error` where there is one, or else the only metric.
         x_label: With unit.
         y_label: With unit; None: the quantity with that of its column `unit`.
         ax: Axes to draw into, divided when there are several families; None for a new figure.
@@ -39,6 +39,7 @@ def greedy_removal(
     frame = frame.assign(
         statistics=frame.get("statistics", "as run"), family=frame.get("family", frame.get("network", ""))
     )
+    quantity = quantity or metric_of(frame, who)
     points = only(frame, quantity, who)
     removed = points[points["kind"] == "greedy"]
     if removed.empty:

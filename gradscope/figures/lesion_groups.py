@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 
 from .canvas import canvas, label_y, legend_below
 from .frames import drawable, interval_note, levels, note_left_out, only, over_seeds, require, whiskers
-from .lesions import from_zero, label_of, reference_lines
+from .lesions import from_zero, label_of, metric_of, reference_lines
 from .style import house_style, marks
 
 
 def lesion_groups(
     frame: pd.DataFrame,
     *,
-    quantity: str = "error",
+    quantity: str | None = None,
     x_label: str = "deleted together (name, blocks)",
     y_label: str | None = None,
     ax: Axes | None = None,
@@ -25,7 +25,7 @@ def lesion_groups(
     Args:
         frame: Columns `kind` ("group"), `junction` (the group's name), `deleted`, `value`, and `family`,
             `statistics`, `quantity`, `seed`, `low`, `high` where there are any: a whole frame of `lesion_study`.
-        quantity: Which rows are drawn.
+        quantity: Which rows are drawn. None: `error` where there is one, or else the only metric.
         x_label: With unit.
         y_label: With unit; None: the quantity with that of its column `unit`.
         ax: Axes to draw into, divided when there are several families; None for a new figure.
@@ -35,6 +35,7 @@ def lesion_groups(
     frame = frame.assign(
         statistics=frame.get("statistics", "as run"), family=frame.get("family", frame.get("network", ""))
     )
+    quantity = quantity or metric_of(frame, who)
     points = only(frame, quantity, who)
     points = points[points["kind"] == "group"]
     if points.empty:

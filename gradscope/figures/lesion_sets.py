@@ -9,14 +9,14 @@ from matplotlib.ticker import MaxNLocator
 
 from .canvas import RASTERISE_ABOVE, canvas, label_y, legend_below
 from .frames import drawable, levels, note_left_out, only, require
-from .lesions import from_zero, label_of, reference_lines
+from .lesions import from_zero, label_of, metric_of, reference_lines
 from .style import house_style, marks
 
 
 def lesion_sets(
     frame: pd.DataFrame,
     *,
-    quantity: str = "error",
+    quantity: str | None = None,
     x_label: str = "deleted blocks (count)",
     y_label: str | None = None,
     ax: Axes | None = None,
@@ -26,7 +26,7 @@ def lesion_sets(
     Args:
         frame: Columns `deleted`, `value`, and `family`, `statistics`, `quantity` where there are
             any; one row per drawn set of blocks and seed. Of a whole study's frame, rows of `kind` "set" are drawn.
-        quantity: Which rows are the points.
+        quantity: Which rows are the points. None: `error` where there is one, or else the only metric.
         x_label: With unit.
         y_label: With unit; None: the quantity with that of its column `unit`.
         ax: Axes to draw into, divided when there are several families; None for a new figure.
@@ -41,6 +41,7 @@ def lesion_sets(
     frame = frame.assign(
         statistics=frame.get("statistics", "as run"), family=frame.get("family", frame.get("network", ""))
     )
+    quantity = quantity or metric_of(frame, who)
     points = only(frame, quantity, who)
     if "kind" in points.columns and (points["kind"] == "set").any():
         points = points[points["kind"] == "set"]

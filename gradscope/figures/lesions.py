@@ -19,7 +19,7 @@ LEVEL = 0.05
 def lesions(
     frame: pd.DataFrame,
     *,
-    quantity: str = "error",
+    quantity: str | None = None,
     solid: Sequence[str] = ("identity", "layer"),
     x_label: str = "position of the deleted block (index)",
     y_label: str | None = None,
@@ -36,6 +36,7 @@ def lesions(
             Rows of quantity "intact_error" and "chance_error" become horizontal lines, and the column
             `p_holm` of "error_difference" makes the rings. Of a whole study's frame, rows with `draw` -1 are drawn.
         quantity: Which rows are the points: `error`, or another metric with its own `intact_` and `_difference`.
+            None: `error` where there is one, or else the only metric.
         solid: Kinds drawn filled; all others (blocks that change the shape) are hollow.
         x_label: With unit.
         y_label: With unit; None: the quantity with that of its column `unit`.
@@ -54,6 +55,7 @@ def lesions(
         frame = frame.assign(statistics="as run")
     if "draw" in frame.columns:
         frame = frame[frame["draw"].isna() | (frame["draw"] == -1)]
+    quantity = quantity or metric_of(frame, who)
     points = only(frame, quantity, who)
     ringed = surviving(frame, quantity)
     kept, left_out = drawable(points, ["index", "value"])
@@ -121,6 +123,27 @@ def surviving(frame: pd.DataFrame, quantity: str) -> set[tuple[object, object, o
     rows = frame[frame["quantity"].isin([quantity, f"{quantity}_difference"]) & frame["p_holm"].notna()]
     groups = rows.groupby(["family", "statistics", "index"])["p_holm"].max()
     return set(groups.index[groups <= LEVEL])
+
+
+def metric_of(frame: pd.DataFrame, who: str) -> str:
+    """The metric that a frame holds: `error` where it is among them.
+
+    Raises:
+        ValueError: Several others.
+    """
+    found = set() if "quantity" not in frame.columns else set(frame["quantity"].dropna().astype(str))
+    metrics = sorted(
+        name
+        for name in found - {"kendall_tau"}
+        if not name.startswith(("intact_", "chance_")) and not name.endswith("_difference")
+    )
+    if "error" in metrics or not metrics:
+        return "error"
+    if len(metrics) > 1:
+        raise ValueError(
+            f"{who} draws one metric, but the frame has {metrics}. Name one of these as quantity=."
+        )
+    return metrics[0]
 
 
 def label_of(points: pd.DataFrame, quantity: str) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from .canvas import RASTERISE_ABOVE, canvas, label_y, legend_below
 from .frames import drawable, levels, note_left_out, only, require
-from .lesions import reference_lines
+from .lesions import from_zero, label_of, metric_of, reference_lines
 from .style import house_style, marks
 
 BINS = 10
@@ -19,23 +19,24 @@ FEWEST = 3
 def reordering(
     frame: pd.DataFrame,
     *,
-    quantity: str = "error",
+    quantity: str | None = None,
     interventions: str | tuple[str, ...] = ("swaps", "random order"),
     x_label: str = "Kendall τ to the order trained in (1: unchanged)",
-    y_label: str = "error (share of examples)",
+    y_label: str | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Error against Kendall's tau: every random order a point, and by bins of tau the median and a 95 % quantile band.
 
-    Tau grows to the left, from the order as it was. A bin of fewer than three orders has no line.
+    Tau grows to the left, from the order as it was. A bin of fewer than three orders has no line. Rows without a tau
+    (blocks repeated, averaged or skipped) are counted below the axis.
 
     Args:
         frame: Columns `kendall_tau`, `value`, and `intervention`, `family`, `statistics`, `quantity` where there
             are any, as `reordering_study` returns them.
-        quantity: Which rows are the points.
+        quantity: Which rows are the points. None: `error` where there is one, or else the only metric.
         interventions: Which of the rows' interventions are drawn, where the frame has that column.
         x_label: With unit.
-        y_label: With unit.
+        y_label: With unit; None: the quantity with that of its column `unit`.
         ax: Axes to draw into, divided when there are several families; None for a new figure.
 
     Source:
@@ -46,7 +47,9 @@ def reordering(
     frame = frame.assign(
         statistics=frame.get("statistics", "as run"), family=frame.get("family", frame.get("network", ""))
     )
-    points = only(frame, quantity, who)
+    quantity = quantity or metric_of(frame, who)
+    measured = only(frame, quantity, who)
+    points = measured[measured["kendall_tau"].notna()]
     if "intervention" in points.columns:
         drawn = [interventions] if isinstance(interventions, str) else list(interventions)
         points = points[points["intervention"].isin(drawn)]
@@ -80,16 +83,18 @@ def reordering(
                     label=f"{statistics}: median, 95 % of orders",
                     **look.line(markersize=4),
                 )
-            reference_lines(axis, frame[frame["family"] == family])
+            reference_lines(axis, frame[frame["family"] == family], quantity)
             axis.set_title(str(family))
         axes[0].autoscale(axis="y")
-        axes[0].set_ylim(bottom=0)
+        from_zero(axes[0], kept["value"])
         if not axes[0].xaxis_inverted():
             axes[0].invert_xaxis()
         axes[-1].set_xlabel(x_label)
         note_left_out(axes[-1], left_out, len(points))
+        without = int(measured["kendall_tau"].isna().sum())
+        note_left_out(axes[-1], without, len(measured), "no Kendall τ")
         legend_below(figure, axes, ax)
-        label_y(figure, axes, y_label, ax)
+        label_y(figure, axes, y_label or label_of(measured, quantity), ax)
     return figure
 
 

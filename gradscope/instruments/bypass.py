@@ -1,7 +1,7 @@
-"""One module that hands on its input: the lesion of a layer where there is no skip to fall back on."""
+"""Modules that hand on their input: the lesion of a layer where there is no skip to fall back on."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,23 +11,34 @@ from gradscope.instruments.outputs import named_module, with_first_tensor
 
 
 @contextmanager
-def bypass(model: nn.Module, at: str) -> Iterator[None]:
-    """Let one module hand on its input unchanged: the lesion of a plain network's layer, or of a highway layer.
+def bypass(model: nn.Module, at: str | Sequence[str]) -> Iterator[None]:
+    """Let modules hand on their input unchanged: the lesion of a plain network's layer, or of a highway layer.
 
-    The first tensor the module is given takes the place of the first tensor it returns. The module is still
+    The first tensor a module is given takes the place of the first tensor it returns. The module is still
     computed, so junctions found before keep their numbers.
 
     Args:
         model: The network.
-        at: Dotted path of a module whose input and output have the same shape.
+        at: Dotted path of a module whose input and output have the same shape, or several.
 
     Raises:
-        ValueError: No such module; or, in the forward, its output has another shape than its input.
+        ValueError: No such module, or no path at all; or, in the forward, its output has another shape than its input.
 
     Source:
         Veit et al. (2016), arXiv:1605.06431, section 4.1 (plain control); Srivastava et al. (2015),
         arXiv:1507.06228 (a highway layer whose transform gate is 0).
     """
+    paths = [at] if isinstance(at, str) or not isinstance(at, Sequence) else list(at)
+    if not paths:
+        raise ValueError("bypass needs the path of at least one module, got none.")
+    with ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(_bypassed(model, path))
+        yield
+
+
+@contextmanager
+def _bypassed(model: nn.Module, at: str) -> Iterator[None]:
     module = named_module(model, at)
     untouched: list[Tensor] = []
 

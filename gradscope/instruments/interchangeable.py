@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from gradscope.instruments.calls import additions
+from gradscope.instruments.dict_batch import spread
 from gradscope.instruments.junctions import Junction, Trace, trace
 from gradscope.instruments.listen import first_tensor
 from gradscope.instruments.quiet import left_as_found
@@ -32,7 +33,8 @@ class Run(NamedTuple):
 
 
 def interchangeable(model: nn.Module, *arguments: Any, **keywords: Any) -> list[list[str]]:
-    """Groups of blocks whose order `reorder` can change: names in the order of `model(*arguments, **keywords)`.
+    """Groups of blocks whose order `reorder` can change: names in the order of `model(*arguments, **keywords)`,
+    or of `model(**batch)` for a dict batch, as in `junctions`.
 
     The blocks of a group are children of one module, such as an `nn.Sequential` or an `nn.ModuleList`, and come
     one after the other there. Each runs once, is called in the same way, keeps the shape of its input, and
@@ -48,7 +50,7 @@ def interchangeable(model: nn.Module, *arguments: Any, **keywords: Any) -> list[
     """
     with left_as_found(model):
         model.eval()
-        inputs = (arguments, keywords)
+        inputs = spread(model, arguments, keywords)
         traced, runs = runs_of(model, lambda given: model(*given[0], **given[1]), inputs)
     return groups_of(traced, runs)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gradscope.instruments.calls import AddCall, additions
 from gradscope.instruments.concatenations import concatenations
+from gradscope.instruments.dict_batch import spread
 from gradscope.instruments.finder import Finder, Found
 from gradscope.instruments.graph import Graph, Node, gradient_node
 from gradscope.instruments.junction import Edge, Junction
@@ -124,8 +125,12 @@ def junctions(model: nn.Module, *arguments: Any, **keywords: Any) -> Junctions:
     in place or not, `addmm`, `addcmul`, `lerp`, `stack(...).sum(dim)`) and concatenations of a value with what was
     computed from it. Which of several inputs count is told in `trace`.
 
+    A dict batch, alone, is handed over as keywords without its `labels`: `junctions(model, batch)` calls
+    `model(**batch)`. A forward that takes the dict itself gets it by name: `junctions(model, batch=batch)`.
+
     Raises:
-        ValueError: As in `trace`; or sums run inside torch.jit, where nothing can be put on their operands.
+        ValueError: As in `trace`; sums run inside torch.jit, where nothing can be put on their operands; or a dict
+            batch with keys that the forward does not take.
 
     Warns:
         UserWarning: A custom autograd function runs, inside which a sum could not be seen.
@@ -137,7 +142,7 @@ def junctions(model: nn.Module, *arguments: Any, **keywords: Any) -> Junctions:
     """
     with left_as_found(model):
         model.eval()
-        inputs = (arguments, keywords)
+        inputs = spread(model, arguments, keywords)
         found = trace(model, lambda given: model(*given[0], **given[1]), inputs)
         refuse_unnumbered(model, found.junctions)
         return Junctions(found.junctions)

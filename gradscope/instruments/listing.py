@@ -41,7 +41,15 @@ class Junctions(Sequence[Junction]):
         return iter(self._found)
 
     def matching(self, pattern: str) -> list[Junction]:
-        """The junctions whose name matches a glob pattern; raises ValueError if none does."""
+        """The junctions whose name matches a glob pattern, such as `layer2.*`.
+
+        A name is the innermost module that was running, and the ordinal of the junction within it. Where a
+        transformer block makes both of its sums itself, `*:0` are those of attention and `*:1` those of the MLP.
+        Sums in the forward of the network itself have no module before the colon: `:0`, `:1`.
+
+        Raises:
+            ValueError: None matches.
+        """
         found = [j for j in self._found if fnmatch.fnmatchcase(j.name, pattern)]
         if not found:
             names = ", ".join(j.name for j in self._found[:8]) or "none"

@@ -1,6 +1,6 @@
 """The one mechanism behind all gates: what is put in place of operands of junctions in every forward."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -16,8 +16,23 @@ Side = Literal["branches", "skips"]
 
 
 def listed(junctions: Junction | Sequence[Junction]) -> list[Junction]:
-    """One junction or several, as a list."""
-    return [junctions] if isinstance(junctions, Junction) else list(junctions)
+    """One junction or several, as a list.
+
+    Raises:
+        ValueError: Something else than junctions, such as their names.
+    """
+    if isinstance(junctions, Junction):
+        return [junctions]
+    single = isinstance(junctions, str) or not isinstance(junctions, Iterable)
+    chosen: list[Any] = [junctions] if single else list(junctions)
+    for junction in chosen:
+        if not isinstance(junction, Junction):
+            place = isinstance(junction, int)
+            raise ValueError(
+                f"junctions are Junction objects from gs.junctions(model, x), got {junction!r}; write "
+                f"gs.junctions(model, x){f'[{junction}]' if place else _matching(junction)}."
+            )
+    return chosen
 
 
 def closable(junction: Junction, side: Side = "branches") -> bool:
@@ -68,6 +83,10 @@ def replaced(
         if hooks:
             stack.enter_context(_outputs_replaced(model, hooks))
         yield
+
+
+def _matching(name: object) -> str:
+    return f".matching({name!r})" if isinstance(name, str) else ", or a list of some of them"
 
 
 def _calls(junction: Junction, side: Side) -> tuple[tuple[int, int], ...]:

@@ -1,8 +1,7 @@
 """Places where blocks run: their names are checked, and another forward runs there for a while."""
 
-import fnmatch
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.instruments.listen import first_tensor
-from gradscope.instruments.outputs import with_first_tensor
+from gradscope.instruments.outputs import near_names, with_first_tensor
 
 Forward = Callable[..., Any]
 
@@ -22,16 +21,19 @@ def positions(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
         ValueError: No name, an unknown or a repeated one, two names of one module, a module that lies inside
             another, a scripted module.
     """
-    if isinstance(names, str) or not names:
+    if isinstance(names, str) or not isinstance(names, Collection) or not names:
         raise ValueError(f"Names of modules are given as a list of at least one, got {names!r}.")
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(
+                f"Modules are named by strings, as model.named_modules() lists them, got {name!r} in {names!r}. "
+                "gs.interchangeable(model, x) gives the names of blocks that can change places."
+            )
     listed = dict(model.named_modules(remove_duplicate=False))
     unknown = [name for name in names if not name or name not in listed]
     if unknown:
-        last = unknown[0].rpartition(".")[2]
-        close = [name for name in listed if name and fnmatch.fnmatch(name, f"*{last}*")][:5]
         raise ValueError(
-            f"{type(model).__name__} has no module {unknown[0]!r} inside it. Close names: "
-            f"{', '.join(close) or 'none'}."
+            f"{type(model).__name__} has no module {unknown[0]!r} inside it. {near_names(model, unknown[0])}"
         )
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradscope.instruments.key_value_cache import REMEDY, refuse_cache, uses_cache
 from gradscope.instruments.outputs import with_first_tensor
 from gradscope.instruments.positions import Forward, given, given_instead, made, positions, running
 
@@ -30,7 +31,8 @@ def reorder(model: nn.Module, order: Sequence[str]) -> Iterator[None]:
     Raises:
         ValueError: A name that is unknown or repeated, a module inside another; in the forward, a moved block
             whose output has another shape than its input.
-        RuntimeError: In the forward, a position runs for a second time.
+        RuntimeError: In the forward, a position runs for a second time, or torch refuses what a moved block is
+            given there, as where widths differ; the message names both blocks.
 
     Example:
         >>> with reorder(model, ["blocks.2", "blocks.0", "blocks.1"]):
@@ -55,7 +57,8 @@ def reorder(model: nn.Module, order: Sequence[str]) -> Iterator[None]:
 def repeat(model: nn.Module, names: Sequence[str], source: str | None = None) -> Iterator[None]:
     """Run one block at every one of some positions.
 
-    A language model is called with `use_cache=False`: the block would write its keys to the cache several times.
+    A language model is called with `use_cache=False`, else the block would write its keys to the cache several
+    times, which is refused.
 
     Args:
         model: The network.
@@ -63,15 +66,19 @@ def repeat(model: nn.Module, names: Sequence[str], source: str | None = None) ->
         source: The block that runs at all of them. None: the centre one of `names`, the later of two.
 
     Raises:
-        ValueError, RuntimeError: As `reorder`.
+        ValueError, RuntimeError: As `reorder`; in the forward, a block that would run several times is given a
+            key-value cache.
 
     Source:
         Sun et al. (2025), Transformer Layers as Painters, arXiv:2407.09298: middle repeat.
     """
     found = positions(model, names)
     source = list(found)[len(found) // 2] if source is None else source
-    block = positions(model, [*found, *({source} - set(found))])[source].forward
+    everywhere = positions(model, list(found) if source in list(found) else [*found, source])
+    block = everywhere[source].forward
     forwards = {name: block if name == source else _moved(source, name, block) for name in found}
+    if len(everywhere) > 1:
+        forwards = {name: _uncached(source, forward) for name, forward in forwards.items()}
     with running(model, forwards):
         yield
 
@@ -89,7 +96,8 @@ def parallel(model: nn.Module, names: Sequence[str], loops: int = 1) -> Iterator
         loops: How often; the mean becomes the common input of the next time (looped parallel).
 
     Raises:
-        ValueError, RuntimeError: As `reorder`; `loops` below 1.
+        ValueError, RuntimeError: As `reorder`; `loops` below 1; with `loops` above 1 a key-value cache, as for
+            `repeat`.
 
     Source:
         Sun et al. (2025), Transformer Layers as Painters, arXiv:2407.09298.
@@ -97,8 +105,13 @@ def parallel(model: nn.Module, names: Sequence[str], loops: int = 1) -> Iterator
     if loops < 1:
         raise ValueError(f"loops is how often the blocks run side by side, at least 1; got {loops}.")
     found = positions(model, names)
-    blocks = {name: module.forward for name, module in found.items()}
     first, *later = found
+    blocks = {
+        name: module.forward if name == first else _moved(name, first, module.forward)
+        for name, module in found.items()
+    }
+    if loops > 1:
+        blocks = {name: _uncached(name, block) for name, block in blocks.items()}
     structures: dict[str, Any] = {}
 
     def together(*arguments: Any, **keywords: Any) -> Any:
@@ -156,20 +169,37 @@ def skipped(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
 
 
 def _moved(source: str, position: str, block: Forward) -> Forward:
-    """The forward of a block away from home: it has to keep the shape, and says where it was if it fails."""
+    """The forward of a block away from home: it has to keep the shape, and says where it was if it fails.
+
+    What torch and Python say of inputs that do not fit names no block, so it comes inside a sentence that does;
+    other errors, such as those of the user's own, stay what they are and get a note.
+    """
 
     def run(*arguments: Any, **keywords: Any) -> Any:
         shape = given(arguments, keywords).shape
         try:
             output = block(*arguments, **keywords)
         except Exception as error:
-            error.add_note(
-                f"{source} was running at the position of {position}, on an input of shape {list(shape)}. Stay "
-                "within one group of gradscope.interchangeable."
-            )
-            raise
+            where = f"{source} was running at the position of {position}, on an input of shape {list(shape)}"
+            advice = "Only blocks of one group of gradscope.interchangeable can change places."
+            if uses_cache(keywords):
+                advice += f" If the block writes to a key-value cache, {REMEDY}."
+            if type(error) not in (RuntimeError, TypeError):
+                error.add_note(f"{where}. {advice}")
+                raise
+            raise RuntimeError(f"{where}, and failed: {str(error).rstrip('. ')}. {advice}") from error
         made(output, source, position, shape)
         return output
+
+    return run
+
+
+def _uncached(name: str, block: Forward) -> Forward:
+    """The forward of a block that runs several times, to which a cache would be written as often."""
+
+    def run(*arguments: Any, **keywords: Any) -> Any:
+        refuse_cache(name, arguments, keywords)
+        return block(*arguments, **keywords)
 
     return run
 

@@ -19,8 +19,10 @@ Values = dict[Closed, Tensor]
 class Passes(Protocol):
     """A way of running lesioned networks; see `FullPasses`."""
 
-    name: str
     on_entering: tuple[int, int]
+
+    @property
+    def name(self) -> str: ...
 
     def evaluations(self, closed: Sequence[Closed]) -> int: ...
 
@@ -134,6 +136,14 @@ class Bench:
     def _calibration(self, given: Any) -> list[Any]:
         if given is None:
             return [inputs for inputs, _ in self.batches]
+        if isinstance(given, tuple):
+            # Inputs and labels, as data is written elsewhere.
+            if len(given) != 2:
+                raise ValueError(
+                    f"calibration is inputs [N, ...], (inputs, labels), a dict batch, or a list of batches, got a "
+                    f"tuple of {len(given)}. Write a list if these are batches."
+                )
+            given = given[0]
         if isinstance(given, Tensor):
             given = given.split(256)
         elif isinstance(given, Mapping) or not isinstance(given, Iterable):

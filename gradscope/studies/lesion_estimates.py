@@ -25,12 +25,14 @@ class Reading(NamedTuple):
         values: One per example, [N]; of a paired reading, lesioned minus intact.
         binary: Whether the values are 0 and 1 (of a paired reading: -1, 0 and 1), counted rather than drawn anew.
         paired: Whether it is a difference from the intact network, to be tested.
+        untested: Why such a difference is not tested after all; "" where it is.
     """
 
     row: dict[str, Any]
     values: Tensor
     binary: bool
     paired: bool
+    untested: str = ""
 
 
 def estimated(readings: list[Reading], resamples: int, seed: int) -> list[dict[str, Any]]:
@@ -51,7 +53,7 @@ def estimated(readings: list[Reading], resamples: int, seed: int) -> list[dict[s
             interval = percentile_interval(value, column)
             intervals[id(reading)] = (
                 interval,
-                bootstrap_p_value(value, column) if reading.paired else math.nan,
+                bootstrap_p_value(value, column) if reading.paired and not reading.untested else math.nan,
             )
     rows = [_row(reading, intervals.get(id(reading))) for reading in readings]
     families: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
@@ -73,6 +75,7 @@ def _row(reading: Reading, bootstrap: tuple[Estimate, float] | None) -> dict[str
         bad = int((~values.isfinite()).sum())
         told = f"{bad} of {examples} examples have no finite value"
         return row | _columns(Estimate(math.nan, math.nan, math.nan)) | _undefined(row, told)
+    row |= _because(row, reading.untested)
     if reading.binary and reading.paired:
         lost, gained = int((values == 1).sum()), int((values == -1).sum())
         row["p_value"] = mcnemar(lost, gained)
@@ -85,7 +88,7 @@ def _row(reading: Reading, bootstrap: tuple[Estimate, float] | None) -> dict[str
     estimate, row["p_value"] = bootstrap
     row |= _columns(estimate)
     if examples < BOOTSTRAP_EXAMPLES:
-        return row | _because(row, _FEW_PAIRED if reading.paired else _FEW)
+        return row | _because(row, _FEW_PAIRED if reading.paired and not reading.untested else _FEW)
     return row
 
 

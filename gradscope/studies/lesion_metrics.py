@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from gradscope.studies.logit_lens import token_weights
 PerExample = Callable[..., Tensor]
 # So many logits are held in double precision at a time: 32 MB, where a vocabulary is large.
 _HELD = 2**22
+_NEVER_NEGATIVE = (
+    "a divergence from the intact output is never negative, so there is nothing to test; read its size"
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Metric:
         larger_is_worse: Which way harm points.
         counts: Whether a value is 1 for a wrong class and else 0.
         over_tokens: Whether a value is a mean over an example's tokens, of which padding is left out.
+        untested: Why its difference from the intact network has no p-value; "" where it has one.
     """
 
     name: str
@@ -39,6 +44,7 @@ class Metric:
     larger_is_worse: bool = True
     counts: bool = False
     over_tokens: bool = False
+    untested: str = ""
 
     def values(self, output: Tensor, target: Any, intact: Tensor, inputs: Any) -> Tensor:
         """The values of one batch, [N], float64, on the CPU.
@@ -75,10 +81,18 @@ def metrics_of(metric: Any, problem: Problem, targets: Sequence[Any]) -> tuple[M
         "loss": Metric(
             "loss",
             "nat" if problem.loss_name in ("cross_entropy", "CrossEntropyLoss") else "loss",
-            lambda output, target, _: problem.loss(output, target),
+            partial(_loss, problem),
         ),
         "margin": Metric("margin", "logit", _margin, larger_is_worse=False),
-        "kl": Metric("kl", "nat", _divergence, needs_target=False, needs_intact=True, over_tokens=True),
+        "kl": Metric(
+            "kl",
+            "nat",
+            _divergence,
+            needs_target=False,
+            needs_intact=True,
+            over_tokens=True,
+            untested=_NEVER_NEGATIVE,
+        ),
     }
     chosen = []
     for one in asked:
@@ -117,9 +131,18 @@ def _check_targets(chosen: Sequence[Metric], targets: Sequence[Any]) -> None:
             )
 
 
+def _loss(problem: Problem, output: Tensor, target: Any, intact: Tensor) -> Tensor:
+    named = problem.loss_name in ("cross_entropy", "CrossEntropyLoss")
+    if named and isinstance(target, Tensor) and output.ndim > 1 and not target.is_floating_point():
+        # What cross entropy is told to leave out is no class.
+        _check_classes("loss", output, target[target != -100])
+    return problem.loss(output, target)
+
+
 def _error(output: Tensor, target: Tensor, intact: Tensor) -> Tensor:
     """1 where the largest logit is not the target's; NaN where a logit is NaN, for then none is the largest."""
     _check_logits("error", output, 1)
+    _check_classes("error", output, target)
     wrong = (output.argmax(dim=1) != target).double()
     return wrong.masked_fill(output.isnan().any(dim=1), torch.nan)
 
@@ -127,6 +150,7 @@ def _error(output: Tensor, target: Tensor, intact: Tensor) -> Tensor:
 def _margin(output: Tensor, target: Tensor, intact: Tensor) -> Tensor:
     """The target's logit minus the largest other: above 0 where the example is classified rightly."""
     _check_logits("margin", output, 2)
+    _check_classes("margin", output, target)
     right = output.gather(1, target[:, None])[:, 0]
     return right - output.scatter(1, target[:, None], -torch.inf).amax(dim=1)
 
@@ -152,4 +176,13 @@ def _check_logits(name: str, output: Tensor, least: int) -> None:
         raise ValueError(
             f"metric {name} takes logits [N, classes] with {least} classes or more, the model returned "
             f"{list(output.shape)}. Use metric='loss' with a loss of your own, or 'kl'."
+        )
+
+
+def _check_classes(name: str, output: Tensor, target: Tensor) -> None:
+    classes = output.shape[1]
+    if target.numel() and (int(target.min()) < 0 or int(target.max()) >= classes):
+        raise ValueError(
+            f"metric {name} takes class numbers from 0 to {classes - 1}, for the model has {classes} outputs, but the "
+            f"targets run from {int(target.min())} to {int(target.max())}. Number the classes from 0."
         )

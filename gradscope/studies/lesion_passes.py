@@ -79,12 +79,17 @@ class PrefixReuse:
         operand: What is put in place of a branch's value.
     """
 
-    name = "prefix reuse"
     on_entering = (0, 0)
 
     def __init__(self, resumable: Resumable, operand: Callable[[Tensor], Tensor]) -> None:
         self.resumable = resumable
         self.operand = operand
+
+    @property
+    def name(self) -> str:
+        """As in `FullPasses`; batches that take another way through the network are known once they have run."""
+        strayed = "; whole passes for batches that take another way" if self.resumable.strayed else ""
+        return f"prefix reuse{strayed}"
 
     def evaluations(self, closed: Sequence[Closed]) -> int:
         """As in `FullPasses`; of zero in a branch's place, for another value has to be computed."""

@@ -79,7 +79,9 @@ def planned(
     for count in numbers:
         for draw in range(subsets):
             drawn = torch.randperm(branches, generator=generator)[:count]
-            plan.append(Lesion("set", tuple(sorted(drawn.tolist())), "", "set", -1, draw, draw < renewed))
+            closed = tuple(sorted(drawn.tolist()))
+            named = ", ".join(junctions[place].name for place in closed)
+            plan.append(Lesion("set", closed, named, "set", -1, draw, draw < renewed))
     plan += [
         Lesion("group", closed, name, "group", -1, 0, always)
         for name, closed in _groups(junctions, groups).items()

@@ -63,7 +63,9 @@ class Study:
         ]
         if self.greedy:
             readings += self._removed(values, advance)
-        return with_chance(estimated(readings, resamples, seed), self.bench)
+        # Only now is it known whether batches took another way.
+        rows = [row | {"passes": self.passes.name} for row in estimated(readings, resamples, seed)]
+        return with_chance(rows, self.bench)
 
     def parts(self) -> list[Part]:
         """What each part adds to the cost of those before it."""
@@ -134,7 +136,7 @@ class Study:
         labels: dict[str, Any] = {
             **{"statistics": statistics, "gate": "" if lesion.part == "intact" else self.gate},
             **{"junction": lesion.junction, "kind": lesion.kind, "index": lesion.index},
-            **{"deleted": len(lesion.closed), "draw": lesion.draw, "passes": self.passes.name},
+            **{"deleted": len(lesion.closed), "draw": lesion.draw},
             "reason": "; ".join(reason for reason in reasons if reason),
         }
         readings = []
@@ -146,7 +148,7 @@ class Study:
             if lesion.part == "single":
                 change = mine - values[INTACT][place]
                 changed = row | {"quantity": f"{metric.name}_difference"}
-                readings.append(Reading(changed, change, metric.counts, paired=True))
+                readings.append(Reading(changed, change, metric.counts, True, metric.untested))
         return readings
 
 

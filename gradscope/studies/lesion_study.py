@@ -71,7 +71,8 @@ def lesion_study(
         groups: Closed together: `kind`, all junctions of each kind; or names with patterns of junctions, such
             as {"attention": "*attn*"}; None for no groups.
         calibration: Inputs for the statistics of lesioned networks, no labels needed: [N, ...], a dict batch, or
-            a list of batches, which weigh the same whatever their sizes. None: the problem's own, which `reason` says.
+            a list of batches, which weigh the same whatever their sizes; of a tuple (inputs, labels) the inputs.
+            None: the problem's own, which `reason` says.
         resamples: Bootstrap draws of the examples. A p-value cannot fall below 1 / (resamples + 1): for Holm over n
             junctions draw more than 20 n.
         seed: Of sets, bootstrap draws and resampled branches.
@@ -80,20 +81,21 @@ def lesion_study(
 
     Returns:
         Frame with columns `quantity`, `unit`, `statistics`, `gate`, `junction`, `kind`, `index`, `deleted` (how
-        many), `draw`, `passes` (`prefix reuse`, or `full passes` and why), `value` (mean over examples), `low`,
-        `high`, `p_value`, `p_holm`, `n` (examples), `status`, `reason`.
+        many), `draw`, `passes` (`prefix reuse`, and if so that some batches took whole ones; or `full passes` and
+        why), `value` (mean over examples), `low`, `high`, `p_value`, `p_holm`, `n` (examples), `status`, `reason`.
 
         With m a metric's name (a function's own name), quantities are `m`; `m_difference`, lesioned minus intact
         on the same examples, for single lesions; `intact_m`; and beside `error` `chance_error`, of always naming
         the largest class. `statistics` is `stale`, `recalibrated`, `batch` (those of the batch, none are stored),
-        or `none` (no batch normalisation). `kind` is the junction's, or `set`, `group` (named by `junction`) or
-        `greedy` (`junction` went last); `draw` counts random sets, and is 0 for groups and greedy removal, -1 for
-        the rest.
+        or `none` (no batch normalisation). `kind` is the junction's, or `set` (`junction` names all that are closed),
+        `group` (named by `junction`) or `greedy` (`junction` went last); `draw` counts random sets, and is 0 for
+        groups and greedy removal, -1 for the rest.
 
         Intervals are 95 % over examples: Wilson's for `error`, Tango's for its difference, bootstrap percentiles
         for all else. `p_value` is McNemar's exact one for `error` and a paired bootstrap's for all else;
-        `p_holm` is adjusted over the junctions. Below 30 examples the bootstrap's intervals are too narrow and its
-        tests reject too often, which `reason` says.
+        `p_holm` is adjusted over the junctions. `kl_difference` has neither: a divergence is never negative, so
+        that it differs from 0 says nothing; its size does. Below 30 examples the bootstrap's intervals are too
+        narrow and its tests reject too often, which `reason` says.
 
         With `dry_run`, a row for each part of the study and treatment of the statistics: `part`, `statistics`,
         `lesions`, `passes` (on one batch each, in whole ones), `branch_evaluations`, `seconds` (from one timed
@@ -102,7 +104,8 @@ def lesion_study(
 
     Raises:
         ValueError: No branch to close, such as under a `forward=` that does not run the model; scripted parts; an
-            option out of range; a metric that the data does not allow; stored statistics that were never updated.
+            option out of range; a metric that the data does not allow, such as class numbers the model has no output
+            for; stored statistics that were never updated.
 
     Source:
         Veit et al. (2016), arXiv:1605.06431, figures 3 and 5a; statistics and tests: pitfalls found since.

@@ -17,11 +17,24 @@ def swapped(
 ) -> tuple[int, ...]:
     """The order of `count` blocks after exchanging `swaps` random pairs one after the other.
 
-    Each pair is drawn anew from all pairs within groups, so a pair may come twice and be undone.
+    Each pair is drawn anew from all pairs within groups, so a pair may come twice and be undone. Exchanges that
+    undo all of each other are drawn again, so the order always differs from the one there was.
+
+    Raises:
+        ValueError: As `can_differ` tells, no such order exists.
     """
+    if not can_differ(groups, swaps):
+        raise ValueError(f"{swaps} exchanges of the only pair of blocks undo each other. Take an odd number.")
     pairs = [pair for group in groups for pair in combinations(group, 2)]
-    drawn = torch.randint(len(pairs), (swaps,), generator=generator).tolist()
-    return exchanged(count, [pairs[i] for i in drawn])
+    while True:
+        drawn = torch.randint(len(pairs), (swaps,), generator=generator).tolist()
+        if (order := exchanged(count, [pairs[i] for i in drawn])) != tuple(range(count)):
+            return order
+
+
+def can_differ(groups: Sequence[Sequence[int]], swaps: int) -> bool:
+    """Whether so many exchanges can leave another order: not an even number of them with a single pair."""
+    return swaps % 2 == 1 or sum(math.comb(len(group), 2) for group in groups) > 1
 
 
 def exchanged(count: int, pairs: Sequence[tuple[int, int]]) -> tuple[int, ...]:
@@ -43,13 +56,21 @@ def reversed_within(count: int, groups: Sequence[Sequence[int]]) -> tuple[int, .
 def shuffled_within(
     count: int, groups: Sequence[Sequence[int]], generator: torch.Generator
 ) -> tuple[int, ...]:
-    """The order with each group in a uniformly random order."""
-    order = list(range(count))
-    for group in groups:
-        drawn = torch.randperm(len(group), generator=generator).tolist()
-        for place, i in zip(group, drawn, strict=True):
-            order[place] = group[i]
-    return tuple(order)
+    """The order with each group in a random order, uniform among those in which something has moved.
+
+    Raises:
+        ValueError: No group has two blocks.
+    """
+    if not any(len(group) > 1 for group in groups):
+        raise ValueError(f"No group has two blocks to shuffle, got {[list(group) for group in groups]}.")
+    while True:
+        order = list(range(count))
+        for group in groups:
+            drawn = torch.randperm(len(group), generator=generator).tolist()
+            for place, i in zip(group, drawn, strict=True):
+                order[place] = group[i]
+        if order != list(range(count)):
+            return tuple(order)
 
 
 def kendall_tau(order: Sequence[int]) -> float:

@@ -14,7 +14,7 @@ from gradscope.instruments.positions import positions
 from gradscope.instruments.rewiring import parallel, reorder, repeat, skipped
 from gradscope.problem import Problem
 from gradscope.studies.lesion_forward import refuse_other_forward, refuse_scripted
-from gradscope.studies.orders import exchanged, reversed_within, shuffled_within, spread, swapped
+from gradscope.studies.orders import can_differ, exchanged, reversed_within, shuffled_within, spread, swapped
 
 INTERVENTIONS = ("reverse", "random order", "middle repeat", "parallel", "looped parallel", "skip")
 
@@ -63,6 +63,16 @@ class Arrangement:
     def what_runs(self) -> tuple[Any, ...]:
         """Equal for arrangements that are the same network."""
         return (self.order,) if self.order is not None else (self.intervention, self.places, self.loops)
+
+    def moved(self, blocks: Blocks) -> str:
+        """What runs elsewhere, `a at b, b at a`; for what has no order, the blocks it is done to."""
+        if self.order is None:
+            return ", ".join(blocks.names[place] for group in self.places for place in group)
+        return ", ".join(
+            f"{blocks.names[source]} at {blocks.names[place]}"
+            for place, source in enumerate(self.order)
+            if source != place
+        )
 
     def gate(self, model: nn.Module, blocks: Blocks) -> AbstractContextManager[object]:
         """The model arranged so, while the context lasts."""
@@ -149,12 +159,22 @@ def planned(
     """Random swaps, swaps of neighbours, and the interventions, in this order.
 
     Raises:
-        ValueError: An option out of range, an unknown intervention, or no group with two blocks in the middle.
+        ValueError: An option out of range, swaps that can only undo each other, an unknown
+            intervention, or no group with two blocks in the middle.
     """
     count = len(blocks.names)
-    numbers = spread(sum(map(len, blocks.groups))) if swaps is None else list(swaps)
+    if swaps is None:
+        numbers = [n for n in spread(sum(map(len, blocks.groups))) if can_differ(blocks.groups, n)]
+    else:
+        numbers = list(swaps)
     if any(number < 1 for number in numbers) or draws < 1:
         raise ValueError(f"swaps and draws are at least 1, got swaps {numbers} and draws {draws}.")
+    undone = [number for number in numbers if not can_differ(blocks.groups, number)]
+    if undone:
+        raise ValueError(
+            f"Only two blocks here can change places, so exchanging them {undone[0]} times changes nothing. Leave "
+            f"{undone[0]} out of swaps, got {numbers}."
+        )
     if recalibrate not in (True, False, "half"):
         raise ValueError(f"recalibrate is True, False or 'half' (of the draws), got {recalibrate!r}.")
     unknown = [name for name in interventions if name not in INTERVENTIONS]

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = [
-    *("quantity", "unit", "statistics", "intervention", "swaps", "draw", "index", "group", "kendall_tau"),
+    *("quantity", "unit", "statistics", "intervention", "swaps", "draw", "index", "blocks"),
+    *("group", "kendall_tau"),
     *("value", "low", "high", "p_value", "p_holm", "n", "status", "reason"),
 ]
 
@@ -55,8 +56,9 @@ def reordering_study(
         groups: Names of modules that run one after the other and can change places, a list for each group.
             None: those that `interchangeable` finds.
         swaps: Numbers of pairs exchanged one after the other, each drawn from all pairs within groups. None: up
-            to eight from 1 to the number of blocks in groups, evenly on a logarithmic scale.
-        draws: Random orders for each number.
+            to eight from 1 to the number of blocks in groups, evenly on a logarithmic scale; of a single pair,
+            which an even number of exchanges leaves as it was, odd ones only.
+        draws: Random orders for each number. Those that come out as the order trained in are drawn again.
         neighbours: Whether to exchange every two neighbours too.
         interventions: Any of `reverse`, `random order` (`draws` of them), `middle repeat`, `parallel`,
             `looped parallel`, `skip`, done to the middle of all groups at once.
@@ -74,8 +76,9 @@ def reordering_study(
     Returns:
         Frame with columns `quantity`, `unit`, `statistics` (`stale`: stored ones; `recalibrated`; `batch`, `none`:
         as in `lesion_study`), `intervention`, `swaps` (-1 where none are counted), `draw`, `index` (of the first
-        of two neighbours among all blocks), `group`, `kendall_tau` (global: over all blocks, of which those in no
-        group stay in place; a layer without a residual sum is a block only if it is in a group, so in a plain
+        of two neighbours among all blocks), `blocks` (what runs elsewhere: `a at b, b at a`; of what is repeated,
+        averaged or skipped, the blocks concerned), `group`, `kendall_tau` (global: over all blocks, of which those
+        in no group stay in place; a layer without a residual sum is a block only if it is in a group, so in a plain
         network those in groups are all; NaN where blocks are repeated, averaged or skipped), `value`, `low`,
         `high` (95 % over examples), `p_value`, `p_holm`, `n`, `status`, `reason`. Quantities, with the metric's name
         for `error`:
@@ -84,11 +87,12 @@ def reordering_study(
         - `error`, a row for each order and treatment of the statistics;
         - `error_difference`: the difference from the intact network on the same examples, for what is not
           drawn at random; `p_value` exact McNemar (other metrics: paired bootstrap, with a `reason` below
-          30 examples), `p_holm` over all of them;
+          30 examples; `kl`: none, as in `lesion_study`), `p_holm` over all of them;
         - `kendall_tau`: within each group, a row for each order and `group` (from 0); `n` counts its blocks.
 
     Raises:
-        ValueError: No two blocks that could change places; groups, numbers or interventions that do not fit;
+        ValueError: No two blocks that could change places; groups, numbers or interventions that do not fit,
+            such as swaps that can only undo each other;
             stored statistics that were never updated.
 
     Source:
@@ -197,7 +201,7 @@ class _Study:
                     readings.append(Reading(row, values, binary, False))
                     if i and self.plan[i].draw < 0:
                         difference = row | {"quantity": f"{metric.name}_difference"}
-                        readings.append(Reading(difference, values - intact, binary, True))
+                        readings.append(Reading(difference, values - intact, binary, True, metric.untested))
         return readings
 
     def rows_of_groups(self) -> list[dict[str, Any]]:
@@ -223,6 +227,7 @@ class _Study:
             "swaps": one.swaps,
             "draw": one.draw,
             "index": one.index,
+            "blocks": one.moved(self.blocks),
             "group": -1,
             "kendall_tau": math.nan if one.order is None else kendall_tau(one.order),
             "reason": self.bench.reason if renewed else "",

@@ -185,7 +185,7 @@ def test_an_interruption_is_130(monkeypatch, capsys):
     monkeypatch.setattr("gradscope.cli.measure.gradient_correlation", interrupted)
     before = files()
     assert main(on(SMALL)) == 130 and files() == before
-    assert capsys.readouterr().err == "interrupted: what was finished is kept; the same command resumes.\n"
+    assert capsys.readouterr().err == "interrupted: nothing was written.\n"
 
 
 def test_an_analysis_that_fails_leaves_the_old_report(tmp_path, monkeypatch, capsys):

@@ -176,3 +176,61 @@ def test_a_checkpoint_of_fit_is_taken_for_weights(tmp_path):
     frame = run("paths", tmp_path / "out", "--draws", "0", "--weights", str(checkpoint))
     expected = gs.path_spectrum((model, IMAGES), draws=0)["value"]
     assert frame["value"].tolist() == expected.tolist()
+
+
+def test_by_default_every_model_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for model in (SMALL, "resnet:depth=8,width=2"):
+        assert main(["paths", "--model", model, "--examples", "4", "--draws", "0"]) == 0
+    folders = sorted(path.name for path in (tmp_path / "reports").iterdir())
+    assert folders == ["paths-of-resnet-depth-8-width-2", "paths-of-resnet-depth-8-width-4"]
+
+
+def test_figures_of_an_earlier_run_go_and_other_files_stay(tmp_path):
+    run("lesions", tmp_path, "--metric", "error,kl", "--sets", "1,2", "--subsets", "2")
+    (tmp_path / "mine.png").write_text("drawn by hand")
+    assert (tmp_path / "sets_kl.svg").is_file()
+    run("lesions", tmp_path)
+    drawn = {path.name for path in tmp_path.iterdir() if path.suffix in (".png", ".svg")}
+    assert drawn == {"single.png", "single.svg", "groups.png", "groups.svg", "mine.png"}
+    (tmp_path / "provenance.json").write_text('{"pictures": ["../x.png", "mine.txt", 3]}')
+    run("lesions", tmp_path)
+    assert (tmp_path / "mine.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("verb", "typed", "told"),
+    [
+        (
+            "lesions",
+            ["--metric", "loss,kl", "--sets", "1,2", "--subsets", "3", "--greedy", "1"],
+            {"metric": ["loss", "kl"], "sets": [1, 2], "subsets": 3, "greedy": 1, "layers": ""},
+        ),
+        ("lesions", ["--sets", "spread", "--subsets", "1"], {"metric": ["error"], "sets": "spread"}),
+        ("shattering", ["--source", "loss"], {"source": "loss"}),
+        ("paths", ["--draws", "2"], {"draws": 2}),
+        ("curvature", ["--k", "1", "--steps", "4"], {"k": 1, "steps": 4}),
+    ],
+)
+def test_provenance_holds_the_verbs_options(tmp_path, verb, typed, told):
+    run(verb, tmp_path, *typed)
+    configuration = json.loads((tmp_path / "provenance.json").read_text())["configuration"]
+    expected = {"verb": verb, "epochs": 0, "weights": None, "examples": 16} | told
+    assert {name: configuration[name] for name in expected} == expected
+
+
+def test_an_untrained_network_and_too_many_examples_are_told(tmp_path, factory, capsys):
+    untrained, few = "untrained network: see --epochs and --weights.", "--examples 100000: there are"
+    asked = ["paths", "--draws", "0", "--out", str(tmp_path / "out")]
+    assert main([*asked, "--model", SMALL, "--examples", "100000"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert untrained in told and f"{few} {len(DATA.test[0])}, all of which are used." in told
+    save_file(small().state_dict(), tmp_path / "weights.safetensors")
+    for options in (
+        ["--model", SMALL, "--weights", str(tmp_path / "weights.safetensors")],
+        ["--model", SMALL, "--epochs", "1"],
+        ["--model", factory],  # It may bring weights of its own.
+    ):
+        assert main([*asked, "--examples", "16", *options]) == 0
+        told = capsys.readouterr().err
+        assert untrained not in told and "all of which" not in told

@@ -125,7 +125,6 @@ def reordering_frame() -> pd.DataFrame:
         for tau in 1 - 0.03 * swaps * (0.5 + draw.random(12))
     ]
     rows += [
-        ("stale", "parallel", -1, np.nan, "error", 0.4),
         ("stale", "", 0, 1.0, "intact_error", 0.03),
         ("stale", "", 0, 1.0, "chance_error", 0.9),
         ("", "swaps", 1, 0.9, "kendall_tau", 0.8),

@@ -91,3 +91,14 @@ def test_values_below_zero_stay_in_the_picture(study):
 def test_a_frame_without_such_rows_is_refused(figure, study):
     with pytest.raises(ValueError, match=r"Measure them with lesion_study\(\.\.\., g"):
         figure(study[study["kind"] == "set"])
+
+
+@pytest.mark.parametrize("name", ["lesions", "lesion_sets", "lesion_groups", "greedy_removal"])
+def test_without_an_error_the_only_metric_is_drawn(name, study):
+    figure = getattr(figures, name)
+    other = study.assign(quantity=study["quantity"].str.replace("error", "kl"), unit="nat")
+    assert figure(other).axes[0].get_ylabel() == "kl (nat)"
+    assert "error" in figure(pd.concat([other, study])).axes[0].get_ylabel()
+    third = study.assign(quantity=study["quantity"].str.replace("error", "loss"))
+    with pytest.raises(ValueError, match=r"draws one metric, but the frame has \['kl', 'loss'\]"):
+        figure(pd.concat([other, third]))

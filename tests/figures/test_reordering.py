@@ -38,9 +38,28 @@ def test_only_random_orders_are_points_unless_asked_otherwise():
     assert count() == 1
     assert count(interventions="neighbour swap") == 1
     assert count(interventions=("swaps", "neighbour swap")) == 2
-    assert "1 of 1 rows not drawn" in figures.reordering(rows, interventions="skip").axes[0].get_xlabel()
+    for options in ({}, {"interventions": "skip"}):
+        told = figures.reordering(rows, **options).axes[0].get_xlabel()
+        assert told.endswith("1 of 3 rows not drawn: no Kendall τ") and told.count("not drawn") == 1
+    bad = figures.reordering(frame([np.nan, 0.2], [1.0, 0.9])).axes[0].get_xlabel()
+    assert bad.endswith("1 of 2 rows not drawn: not finite")
 
 
 def test_families_have_panels_of_their_own():
     rows = frame([0.1, 0.2], [1.0, 0.5], family=["pre", "post"])
     assert [axis.get_title(loc="left") for axis in figures.reordering(rows).axes] == ["pre", "post"]
+
+
+def test_the_axis_is_labelled_with_the_metric_drawn():
+    rows = frame([0.1, 0.2, 0.3], [1.0, 0.9, 0.8], quantity=["intact_kl", "kl", "kl"], unit="nat")
+    for options in ({}, {"quantity": "kl"}):
+        assert figures.reordering(rows, **options).axes[0].get_ylabel() == "kl (nat)"
+    assert "intact network" in [line.get_label() for line in figures.reordering(rows).axes[0].lines]
+    assert (
+        figures.reordering(frame([0.1, 0.2], [1.0, 0.5])).axes[0].get_ylabel() == "error (share of examples)"
+    )
+    below = figures.reordering(frame([-1.0, 0.2], [1.0, 0.5], quantity="margin", unit="logit"))
+    assert below.axes[0].get_ylim()[0] < -1
+    several = frame([0.1, 0.2], [1.0, 0.5], quantity=["kl", "loss"])
+    with pytest.raises(ValueError, match=r"one metric, but the frame has \['kl', 'loss'\]"):
+        figures.reordering(several)

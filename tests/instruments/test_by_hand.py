@@ -177,7 +177,7 @@ def test_attributes():
 
 def test_what_cannot_be_named_by_hand():
     model, _, by_hand = fused_and_found()
-    with pytest.raises(ValueError, match=r"Sequential has no module '1.branches'. Close names: none"):
+    with pytest.raises(ValueError, match=r"Sequential has no module '1.branches'. 1 holds: 1.skip, 1.branch"):
         junction_by_hand(model, "1.branches")
     with pytest.raises(ValueError, match=r"has no module '9.skip'. Close names: 1.skip, 3.skip"):
         junction_by_hand(model, "1.branch", skip="9.skip")

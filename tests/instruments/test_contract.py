@@ -112,7 +112,9 @@ def test_the_model_is_as_found_when_its_forward_is_interrupted(name, raised, mod
     assert_as_found(model, before)
 
 
-@pytest.mark.parametrize("name", [n for n in INSTRUMENTS if n not in ("delays", "open_paths", "bypass", "parallel")])
+@pytest.mark.parametrize(
+    "name", [n for n in INSTRUMENTS if n not in ("delays", "open_paths", "bypass", "parallel")]
+)
 def test_a_users_hooks_fire_as_often(name, model):
     x = SPECIMEN.inputs()
     fired = []

@@ -239,6 +239,10 @@ def test_bypass_refuses_what_changes_the_shape_and_what_is_not_there():
     with pytest.raises(ValueError, match=r"Sequential has no module 'blocks.0'. Close names: 0"):
         with bypass(model, "blocks.0"):
             pass
+    for at, told in (([], "at least one module, got none"), (0, "no module 0. Modules are named by strings")):
+        with pytest.raises(ValueError, match=told):
+            with bypass(model, at):
+                pass
 
 
 def test_bypass_of_a_module_with_keywords_and_a_tuple_of_outputs():

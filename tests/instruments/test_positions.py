@@ -74,6 +74,11 @@ def test_a_forward_after_an_interrupted_one_is_counted_anew(tuples):
         ("layers.0", "a list of at least one"),
         (["layers.0", "layer.1"], r"no module 'layer\.1' inside it\. Close names: .*layers\.1,"),
         (["layers.0", ""], "no module '' inside it"),
+        (["layers.99"], r"no module 'layers\.99' inside it\. layers holds: layers\.0, layers\.1, layers\.2"),
+        (["layers.0.brunch"], r"layers\.0 holds: layers\.0\.branch\.$"),
+        ([0, 1], r"named by strings, .* got 0 in \[0, 1\]\. gs\.interchangeable"),
+        ([["layers.0"]], r"named by strings, .* got \['layers\.0'\]"),
+        (3, "a list of at least one, got 3"),
         (["layers.0", "layers.0"], r"layers\.0 is named twice"),
         (["layers.0", "layers.0.branch"], r"layers\.0\.branch lies inside layers\.0"),
     ],
@@ -88,6 +93,19 @@ def test_names_are_checked(gate, names, match, tuples):
     assert_as_found(model, before)
 
 
+def test_errors_of_the_user_stay_what_they_are_and_get_a_note(tuples):
+    model, names, x = tuples
+
+    def complain(module, arguments):
+        raise KeyError("mine")
+
+    model.layers[1].branch.register_forward_pre_hook(complain)
+    with reorder(model, names[::-1]), pytest.raises(KeyError, match="mine") as caught:
+        model(x)
+    (note,) = caught.value.__notes__
+    assert note.startswith("layers.1 was running at the position of layers.2, on an input of shape [3, 4].")
+
+
 def test_more_that_is_refused(tuples):
     model, names, _ = tuples
     with pytest.raises(ValueError, match="at least 1; got 0"):
@@ -95,6 +113,9 @@ def test_more_that_is_refused(tuples):
             pass
     with pytest.raises(ValueError, match="no module 'elsewhere'"):
         with repeat(model, names, "elsewhere"):
+            pass
+    with pytest.raises(ValueError, match=r"named by strings, .* got 0 in"):
+        with repeat(model, names, 0):
             pass
     with pytest.raises(ValueError, match=r"layers\.1 lies inside layers"):
         with repeat(model, names[1:2], "layers"):
@@ -130,13 +151,13 @@ def test_a_module_that_runs_twice_is_no_position():
 def test_blocks_that_change_the_shape_cannot_move():
     specimen = NETWORKS["post-activation"]
     model, x = specimen.build(), specimen.inputs()
-    # Channels that do not fit are the layer's own complaint; the note says what it was doing there.
-    with reorder(model, ["7", "4"]), pytest.raises(RuntimeError, match="channels") as caught:
+    # Channels that do not fit are the layer's own complaint, inside a sentence that says what it was doing there.
+    told = r"^7 was running at .* of 4, on an input of shape \[4, 3, 3, 3\], and failed: .*channels.* can change places"
+    with reorder(model, ["7", "4"]), pytest.raises(RuntimeError, match=told) as caught:
         model(x)
-    (note,) = caught.value.__notes__
-    assert note.startswith(
-        "7 was running at the position of 4, on an input of shape [4, 3, 3, 3]. Stay within"
-    )
+    assert "channels" in str(caught.value.__cause__)
+    with parallel(model, ["4", "7"]), pytest.raises(RuntimeError, match=told):
+        model(x)
     with (
         reorder(model, ["6", "4"]),
         pytest.raises(ValueError, match=r"6, running at .* of 4, maps \[4, 3, 3, 3\]"),

@@ -143,3 +143,84 @@ def test_a_study_of_few_examples_says_so_and_keeps_its_values():
     with torch.no_grad():
         assert intact["value"] == pytest.approx(functional.cross_entropy(model(X), Y).item(), rel=1e-12)
     assert intact["status"] == "ok" and math.isfinite(intact["low"])
+
+
+def test_a_divergence_is_measured_and_not_tested():
+    """It is never negative, so that a mean above 0 says nothing."""
+    model, x = residual(), torch.randn(40, 4, generator=torch.Generator().manual_seed(1)).double()
+    y = torch.arange(40) % 3
+    studies = [
+        lesion_study((model, (x, y)), metric=["kl", "loss"], resamples=100, **ONLY_SINGLES),
+        reordering_study((model, (x, y)), metric=["kl", "loss"], swaps=[], resamples=100, show=False),
+    ]
+    for frame in studies:
+        rows = frame[frame["quantity"] == "kl_difference"]
+        assert len(rows) and rows[["p_value", "p_holm"]].isna().all(axis=None)
+        assert (rows["low"] <= rows["value"]).all() and (rows["value"] <= rows["high"]).all()
+        assert rows["reason"].str.contains("never negative, so there is nothing to test; read its size").all()
+        assert set(rows["status"]) == {"ok"}
+        tested = frame[frame["quantity"] == "loss_difference"]
+        assert tested[["p_value", "p_holm"]].notna().all(axis=None) and set(tested["reason"]) == {""}
+        assert (frame[frame["quantity"] == "kl"]["reason"] == "").all()
+
+
+@pytest.mark.parametrize("metric", ["error", "margin", "loss"])
+@pytest.mark.parametrize(("shift", "told"), [(20, "from 20 to 22"), (-1, "from -1 to 1"), (1, "from 1 to 3")])
+def test_class_numbers_without_an_output_are_refused(metric, shift, told):
+    for study in (lesion_study, reordering_study):
+        with pytest.raises(ValueError, match=rf"class numbers from 0 to 2, .* 3 outputs, .* {told}"):
+            study((residual(), (X, Y + shift)), metric=metric, show=False)
+
+
+def test_what_cross_entropy_ignores_is_no_class():
+    left_out = torch.tensor([0, -100, 1, 2, 0, 1])
+    frame = lesion_study((residual(), (X, left_out)), metric="loss", **ONLY_SINGLES)
+    assert set(frame["status"]) == {"ok"}
+
+
+def test_of_inputs_with_labels_the_inputs_calibrate():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        model = nn.Sequential(
+            *[Residual(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))) for _ in range(2)]
+        )
+        model = model.append(nn.Linear(4, 3)).double()
+    model.train()(X)
+    problem = Problem(model.eval(), (X, Y))
+    options = {"metric": "loss", **ONLY_SINGLES}
+    labelled, bare = (
+        lesion_study(problem, calibration=given, **options) for given in ((X[:4], Y[:4]), X[:4])
+    )
+    assert labelled.equals(bare) and "recalibrated" in set(bare["statistics"])
+    with pytest.raises(ValueError, match=r"got a tuple of 3\. Write a list"):
+        lesion_study(problem, calibration=(X, X, X), **options)
+
+
+def test_random_sets_name_what_is_closed():
+    frame = lesion_study((residual(), (X, Y)), sets=[1, 2], subsets=3, groups=None, show=False)
+    drawn = frame[frame["kind"] == "set"]
+    assert set(drawn[drawn["deleted"] == 2]["junction"]) == {"0:0, 1:0"}
+    single = frame[frame["draw"] == -1].set_index("junction")
+    for row in drawn[drawn["deleted"] == 1].itertuples():
+        assert row.value == single[single["quantity"] == "error"]["value"][row.junction]
+
+
+class Forked(nn.Module):
+    """Batches of up to three examples take another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = residual()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x if len(x) > 3 else x.tanh())
+
+
+def test_passes_say_when_batches_took_whole_ones():
+    with pytest.warns(UserWarning, match="another way"):
+        frame = lesion_study((Forked(), (X, Y)), greedy=1, **ONLY_SINGLES)
+    told = "prefix reuse; whole passes for batches that take another way"
+    assert set(frame["passes"]) == {told, ""}
+    assert set(frame[frame["passes"] == ""]["quantity"]) == {"chance_error"}
+    same = lesion_study((Forked(), (X[:3], Y[:3])), **ONLY_SINGLES)
+    assert set(same["passes"]) == {"prefix reuse", ""}

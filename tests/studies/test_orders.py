@@ -7,6 +7,7 @@ import torch
 from scipy.stats import kendalltau
 
 from gradscope.studies.orders import (
+    can_differ,
     exchanged,
     kendall_tau,
     reversed_within,
@@ -62,6 +63,38 @@ def test_swaps_stay_within_their_groups():
         assert [order[i] for i in (0, 4, 7)] == [0, 4, 7]
         assert sorted(order[1:4]) == [1, 2, 3] and sorted(order[5:7]) == [5, 6]
     assert {swapped(3, [(0, 1, 2)], 1, generator) for _ in range(60)} == {(1, 0, 2), (0, 2, 1), (2, 1, 0)}
+
+
+@pytest.mark.parametrize("groups", [[(0, 1, 2)], [(0, 1), (2, 3)], [(1, 2, 3), (5, 6)]])
+def test_drawn_orders_always_differ_from_the_one_there_was(groups):
+    generator = torch.Generator().manual_seed(3)
+    unchanged = tuple(range(8))
+    for swaps in (1, 2, 3, 4):
+        drawn = [swapped(8, groups, swaps, generator) for _ in range(60)]
+        assert unchanged not in drawn
+        # Every exchange changes the parity, so nothing but whole draws may be thrown away.
+        parities = {sum(a > b for i, a in enumerate(order) for b in order[i:]) % 2 for order in drawn}
+        assert parities == {swaps % 2}
+    shuffled = [shuffled_within(8, groups, generator) for _ in range(200)]
+    assert unchanged not in shuffled
+    assert len(set(shuffled)) == math.prod(math.factorial(len(group)) for group in groups) - 1
+
+
+def test_two_exchanges_of_three_blocks_are_the_two_rotations():
+    generator = torch.Generator().manual_seed(4)
+    drawn = [swapped(3, [(0, 1, 2)], 2, generator) for _ in range(400)]
+    assert set(drawn) == {(1, 2, 0), (2, 0, 1)}
+    assert abs(drawn.count((1, 2, 0)) - 200) < 60
+
+
+def test_a_single_pair_cannot_be_exchanged_twice():
+    assert [can_differ([(2, 5)], swaps) for swaps in (1, 2, 3, 4)] == [True, False, True, False]
+    assert can_differ([(0, 1), (2, 3)], 2) and can_differ([(0, 1, 2)], 2)
+    generator = torch.Generator()
+    with pytest.raises(ValueError, match="2 exchanges of the only pair of blocks undo each other"):
+        swapped(6, [(2, 5)], 2, generator)
+    with pytest.raises(ValueError, match="No group has two blocks"):
+        shuffled_within(3, [(0,), (1,)], generator)
 
 
 def test_reversing_within_groups():

@@ -81,6 +81,19 @@ def test_language_models(transformers, name):
     assert_as_found(model, before)
 
 
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "LlamaForCausalLM"])
+def test_a_cache_is_refused_where_a_block_runs_twice(transformers, name):
+    model, inputs, at = language_model(transformers, name)
+    batch = {"input_ids": inputs["input_ids"], "labels": inputs["input_ids"]}
+    (names,) = interchangeable(model, batch)
+    assert names == [f"{at}.{i}" for i in range(4)]
+    for gate in (repeat(model, names), parallel(model, names, loops=2)):
+        with gate, torch.no_grad(), pytest.raises(RuntimeError, match=r"cache: call .* with use_cache=False"):
+            model(**batch)
+    with reorder(model, names[::-1]), torch.no_grad():
+        assert torch.equal(model(**batch).logits, model(**batch, use_cache=False).logits)
+
+
 def test_a_study_of_a_language_model(transformers):
     model, inputs, _ = language_model(transformers, "GPT2LMHeadModel")
     problem = Problem(
