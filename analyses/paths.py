@@ -16,7 +16,7 @@ import pandas as pd
 import gradscope as gs
 from gradscope.cli.analysis import run
 from gradscope.report import Picture, Section, judged
-from gradscope.studies import ensembles as cells
+from gradscope.studies.cells import ensembles as cells
 from gradscope.studies.frames import where
 from gradscope.studies.settings import Settings
 

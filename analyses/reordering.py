@@ -15,7 +15,7 @@ import pandas as pd
 import gradscope as gs
 from gradscope.cli.analysis import run
 from gradscope.report import Picture, Section, judged
-from gradscope.studies import iterative as cells
+from gradscope.studies.cells import iterative as cells
 from gradscope.studies.frames import largest_step, means_over_draws, per_seed, trend, where
 from gradscope.studies.settings import Settings
 

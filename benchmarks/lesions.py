@@ -27,7 +27,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 import gradscope as gs
 from gradscope.instruments.junctions import trace
 from gradscope.instruments.quiet import left_as_found
-from gradscope.instruments.resume import Resumable
+from gradscope.instruments.resume.resumable import Resumable
 
 Sets = list[frozenset[int]]
 

@@ -12,7 +12,7 @@ from analyses import conditioning, lesions, paths, refinement, reordering, shatt
 from gradscope.data import DataSet, digits
 from gradscope.report import Section
 from gradscope.studies import settings as settings_module
-from gradscope.studies import shattering as shattering_cells
+from gradscope.studies.cells import shattering as shattering_cells
 from gradscope.studies.settings import Settings
 
 ANALYSES = {

@@ -58,6 +58,8 @@ def write_example(report: Path, folder: Path) -> Path:
             text = text.replace(f"[CSV](tables/{table.name})", "in the report, too long for this copy")
     (folder / "report.md").write_text(text, encoding="utf-8")
     facts = json.loads((report / "provenance.json").read_text(encoding="utf-8"))
-    facts["files"] = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    facts["files"] = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
     (folder / "provenance.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return folder / "report.md"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradscope.instruments.delay import delays
+from gradscope.instruments.gates.delay import delays
 from gradscope.instruments.junctions import Edge, Junction, Trace, trace
 from gradscope.problem import Problem, as_problem
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gradscope.instruments.edges import copied_from, derives, same_place
-from gradscope.instruments.graph import Node
+from gradscope.instruments.junctions.edges import copied_from, derives, same_place
+from gradscope.instruments.junctions.graph import Node
 from gradscope.instruments.streams import Stream
 
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 from torch.overrides import TorchFunctionMode
 
-from gradscope.instruments.calls import Plan, additions
-from gradscope.instruments.edges import edge_of, fork_of
-from gradscope.instruments.graph import Node
-from gradscope.instruments.junction import Junction
-from gradscope.instruments.operand_factors import Factor, factors_within, operand_factor
+from gradscope.instruments.junctions.calls import Plan, additions
+from gradscope.instruments.junctions.edges import edge_of, fork_of
+from gradscope.instruments.junctions.graph import Node
+from gradscope.instruments.junctions.junction import Junction
+from gradscope.instruments.junctions.operand_factors import Factor, factors_within, operand_factor
 
 Slot = tuple[int, int]
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gradscope.instruments.calls import Plan, additions
 from gradscope.instruments.junctions import Edge, Junction
-from gradscope.instruments.operand_factors import operand_factor
+from gradscope.instruments.junctions.calls import Plan, additions
+from gradscope.instruments.junctions.operand_factors import operand_factor
 from gradscope.measures.ensemble import ChannelVariance, open_share, relative_size, root_mean_square
 from gradscope.problem import Problem, examples_in
 from gradscope.progress import progress

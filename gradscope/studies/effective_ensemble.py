@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradscope.instruments.junctions import Junction, Junctions, Trace, trace
-from gradscope.instruments.last_batch_norm import last_batch_norm_weights
+from gradscope.instruments.junctions.last_batch_norm import last_batch_norm_weights
 from gradscope.problem import Problem, as_problem
 from gradscope.studies.branch_gains import Block, Value, listen, undefined
 from gradscope.theory.path_weights import incoherent_path_weights, path_weights

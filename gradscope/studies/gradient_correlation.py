@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gradscope.instruments.junctions.source import source_of
 from gradscope.instruments.listen import Heard, on_gradient
 from gradscope.instruments.sites import sites
-from gradscope.instruments.source import source_of
 from gradscope.measures.correlation import correlation_R_interval, mean_cosine
 from gradscope.problem import Problem, as_problem, examples_in
 

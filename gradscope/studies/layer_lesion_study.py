@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradscope.instruments.calls import additions
 from gradscope.instruments.gates import bypass
+from gradscope.instruments.junctions.calls import additions
 from gradscope.instruments.sites import sites
 from gradscope.problem import Problem, as_problem
 from gradscope.progress import progress
-from gradscope.studies.lesion_bench import Bench, evaluated
-from gradscope.studies.lesion_cost import announce, cost_frame, seconds_an_example
-from gradscope.studies.lesion_passes import FullPasses
-from gradscope.studies.lesion_plan import Closed, Lesion, intact_network
-from gradscope.studies.lesion_run import Study, framed
+from gradscope.studies.lesions.bench import Bench, evaluated
+from gradscope.studies.lesions.cost import announce, cost_frame, seconds_an_example
+from gradscope.studies.lesions.passes import FullPasses
+from gradscope.studies.lesions.plan import Closed, Lesion, intact_network
+from gradscope.studies.lesions.run import Study, framed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,19 +4,19 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gradscope.instruments.calls import additions
 from gradscope.instruments.gates import closable, lesion
-from gradscope.instruments.junction import Junction
 from gradscope.instruments.junctions import Junctions, Trace, trace
-from gradscope.instruments.unseen import refuse_unnumbered
+from gradscope.instruments.junctions.calls import additions
+from gradscope.instruments.junctions.junction import Junction
+from gradscope.instruments.junctions.unseen import refuse_unnumbered
 from gradscope.problem import Problem, as_problem, examples_in
 from gradscope.progress import progress
-from gradscope.studies.lesion_bench import Bench, evaluated
-from gradscope.studies.lesion_cost import announce, cost_frame, seconds_an_example
-from gradscope.studies.lesion_forward import refuse_other_forward, refuse_scripted
-from gradscope.studies.lesion_passes import FullPasses, Gate, prefix_reuse
-from gradscope.studies.lesion_plan import planned
-from gradscope.studies.lesion_run import Study, framed
+from gradscope.studies.lesions.bench import Bench, evaluated
+from gradscope.studies.lesions.cost import announce, cost_frame, seconds_an_example
+from gradscope.studies.lesions.forward import refuse_other_forward, refuse_scripted
+from gradscope.studies.lesions.passes import FullPasses, Gate, prefix_reuse
+from gradscope.studies.lesions.plan import planned
+from gradscope.studies.lesions.run import Study, framed
 
 if TYPE_CHECKING:
     import pandas as pd

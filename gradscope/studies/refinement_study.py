@@ -7,9 +7,9 @@ from gradscope.instruments.junctions import Junction, trace
 from gradscope.problem import Problem, as_problem
 from gradscope.progress import progress
 from gradscope.studies.deployed import deployed
-from gradscope.studies.logit_lens import Lens
-from gradscope.studies.refinement_ledger import COLUMNS, UNITS, WITH_LOSS
-from gradscope.studies.refinement_passes import RefinementPasses
+from gradscope.studies.refinement.ledger import COLUMNS, UNITS, WITH_LOSS
+from gradscope.studies.refinement.logit_lens import Lens
+from gradscope.studies.refinement.passes import RefinementPasses
 
 if TYPE_CHECKING:
     import pandas as pd

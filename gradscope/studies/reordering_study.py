@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from gradscope.problem import Problem, as_problem
 from gradscope.progress import progress
 from gradscope.studies.deployed import deployed
-from gradscope.studies.lesion_bench import Bench
-from gradscope.studies.lesion_cost import seconds_an_example
-from gradscope.studies.lesion_estimates import Reading, estimated
-from gradscope.studies.lesion_passes import FullPasses
-from gradscope.studies.lesion_plan import INTACT, Closed
-from gradscope.studies.lesion_run import with_chance
-from gradscope.studies.orders import kendall_tau
-from gradscope.studies.rearrangements import Arrangement, Blocks, blocks_of, identity, planned
+from gradscope.studies.lesions.bench import Bench
+from gradscope.studies.lesions.cost import seconds_an_example
+from gradscope.studies.lesions.estimates import Reading, estimated
+from gradscope.studies.lesions.passes import FullPasses
+from gradscope.studies.lesions.plan import INTACT, Closed
+from gradscope.studies.lesions.run import with_chance
+from gradscope.studies.reordering.orders import kendall_tau
+from gradscope.studies.reordering.rearrangements import Arrangement, Blocks, blocks_of, identity, planned
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradscope.instruments.source import tensors_of
-from gradscope.studies.logit_lens import token_weights
+from gradscope.instruments.junctions.source import tensors_of
+from gradscope.studies.refinement.logit_lens import token_weights
 
 
 def are_tokens(state: Tensor, inputs: Any, output_shape: tuple[int, ...]) -> bool:

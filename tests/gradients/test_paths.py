@@ -10,7 +10,7 @@ from networks import NETWORKS, RESIDUAL, Repeated, Residual, mlp
 from torch import Tensor, nn
 
 from gradscope.gradients.paths import open_paths, path_gradients
-from gradscope.instruments.delay import delays
+from gradscope.instruments.gates.delay import delays
 from gradscope.instruments.junctions import trace
 from gradscope.problem import Problem
 

@@ -4,7 +4,7 @@ import torch
 from networks import NETWORKS, Residual, mlp
 from torch import nn
 
-from gradscope.instruments.calls import additions
+from gradscope.instruments.junctions.calls import additions
 
 
 def test_numbers_start_anew_in_each_forward_and_only_the_model_counts():

@@ -11,8 +11,6 @@ from torch import nn
 
 from gradscope.gradients.paths import open_paths
 from gradscope.instruments.batch_norm import MODES, batch_norm
-from gradscope.instruments.calls import additions
-from gradscope.instruments.delay import delays
 from gradscope.instruments.gates import (
     bypass,
     cut_skips,
@@ -21,11 +19,13 @@ from gradscope.instruments.gates import (
     scale_branches,
     stochastic_depth,
 )
+from gradscope.instruments.gates.delay import delays
+from gradscope.instruments.gates.rewiring import parallel, reorder, repeat, skipped
 from gradscope.instruments.junctions import junctions, trace
+from gradscope.instruments.junctions.calls import additions
 from gradscope.instruments.listen import on_gradient, on_output
 from gradscope.instruments.quiet import left_as_found
 from gradscope.instruments.recalibrate import recalibrated
-from gradscope.instruments.rewiring import parallel, reorder, repeat, skipped
 from gradscope.instruments.sites import sites
 from gradscope.problem import Problem
 

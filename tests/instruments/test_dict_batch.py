@@ -7,7 +7,7 @@ import torch
 from as_found import assert_as_found, snapshot
 from torch import nn
 
-from gradscope.instruments.interchangeable import interchangeable
+from gradscope.instruments.gates.interchangeable import interchangeable
 from gradscope.instruments.junctions import junctions
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from networks import NETWORKS
 
-from gradscope.instruments.calls import additions
-from gradscope.instruments.concatenations import concatenations
-from gradscope.instruments.dominators import Dominators
-from gradscope.instruments.finder import Finder
-from gradscope.instruments.graph import Graph, gradient_node
-from gradscope.instruments.levels import levels
+from gradscope.instruments.junctions.calls import additions
+from gradscope.instruments.junctions.concatenations import concatenations
+from gradscope.instruments.junctions.dominators import Dominators
+from gradscope.instruments.junctions.finder import Finder
+from gradscope.instruments.junctions.graph import Graph, gradient_node
+from gradscope.instruments.junctions.levels import levels
 
 WHOLE = ("dense", "dense list", "U-Net")
 

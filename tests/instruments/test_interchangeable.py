@@ -6,8 +6,8 @@ from as_found import assert_as_found, snapshot, used
 from networks import NETWORKS, Residual, mlp
 from torch import nn
 
-from gradscope.instruments.interchangeable import interchangeable
-from gradscope.instruments.rewiring import reorder
+from gradscope.instruments.gates.interchangeable import interchangeable
+from gradscope.instruments.gates.rewiring import reorder
 from gradscope.nets import build
 
 GROUPS = {

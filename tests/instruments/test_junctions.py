@@ -10,8 +10,8 @@ from networks import NETWORKS, EncoderDecoder, Residual, Written, mlp
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from gradscope.instruments.calls import additions
 from gradscope.instruments.junctions import junctions, trace
+from gradscope.instruments.junctions.calls import additions
 
 
 def counted(model, inputs):

@@ -5,7 +5,7 @@ import torch
 from networks import mlp
 from torch import nn
 
-from gradscope.instruments.rewiring import parallel, reorder, repeat
+from gradscope.instruments.gates.rewiring import parallel, reorder, repeat
 
 
 class Cache:

@@ -6,7 +6,7 @@ from networks import NETWORKS
 from torch import nn
 
 from gradscope.instruments.junctions import trace
-from gradscope.instruments.last_batch_norm import last_batch_norm_weights
+from gradscope.instruments.junctions.last_batch_norm import last_batch_norm_weights
 
 
 def names_of(model, inputs):

@@ -3,8 +3,8 @@
 import pytest
 from networks import NETWORKS
 
-from gradscope.instruments.junction import Junction
 from gradscope.instruments.junctions import Junctions, junctions
+from gradscope.instruments.junctions.junction import Junction
 
 
 def made(name="block:0", number=7):

@@ -10,7 +10,7 @@ from networks import NETWORKS, Repeated, Residual, mlp, stack
 from torch import nn
 from tuple_blocks import tuple_stack
 
-from gradscope.instruments.rewiring import parallel, reorder, repeat, skipped
+from gradscope.instruments.gates.rewiring import parallel, reorder, repeat, skipped
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import gradscope as gs
-from gradscope.instruments.calls import additions
 from gradscope.instruments.gates import lesion
 from gradscope.instruments.junctions import trace
+from gradscope.instruments.junctions.calls import additions
 from gradscope.instruments.recalibrate import recalibrated
-from gradscope.instruments.resume import Resumable
-from gradscope.instruments.resume_batch import ResumedBatch
-from gradscope.instruments.resume_order import schedule
+from gradscope.instruments.resume.batch import ResumedBatch
+from gradscope.instruments.resume.order import schedule
+from gradscope.instruments.resume.resumable import Resumable
 
 
 def resumable(model, example, forward=None):

@@ -10,11 +10,11 @@ from resumable_nets import Counts, Keeps, Picks, PicksInside, PicksSkip, Tells
 from torch import nn
 
 import gradscope as gs
-from gradscope.instruments.calls import additions
 from gradscope.instruments.gates import lesion
-from gradscope.instruments.hollow import Hollow, OutOfStep, Tape
 from gradscope.instruments.junctions import trace
-from gradscope.instruments.resume import Resumable
+from gradscope.instruments.junctions.calls import additions
+from gradscope.instruments.resume.hollow import Hollow, OutOfStep, Tape
+from gradscope.instruments.resume.resumable import Resumable
 
 SETS = [set(), *({place} for place in range(4)), *map(set, combinations(range(4), 2)), {0, 1, 2, 3}]
 
@@ -173,8 +173,8 @@ def test_a_hollow_tensor_tells_its_form_and_nothing_else():
 
 
 def test_very_long_chains_have_a_bounded_number_of_places_to_enter(monkeypatch):
-    monkeypatch.setattr("gradscope.instruments.call_cuts.MOST_CUTS", 4)
-    monkeypatch.setattr("gradscope.instruments.call_program.MOST_CUTS", 4)
+    monkeypatch.setattr("gradscope.instruments.resume.cuts.MOST_CUTS", 4)
+    monkeypatch.setattr("gradscope.instruments.resume.program.MOST_CUTS", 4)
 
     class Chain(nn.Module):
         def __init__(self):

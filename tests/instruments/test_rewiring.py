@@ -8,10 +8,10 @@ import torch
 from networks import NETWORKS
 from tuple_blocks import tuple_stack
 
-from gradscope.instruments.calls import additions
 from gradscope.instruments.gates import lesion
+from gradscope.instruments.gates.rewiring import parallel, reorder, repeat, skipped
 from gradscope.instruments.junctions import junctions
-from gradscope.instruments.rewiring import parallel, reorder, repeat, skipped
+from gradscope.instruments.junctions.calls import additions
 
 # Network, and the names of a group of blocks in the order in which they run.
 GROUPS = {

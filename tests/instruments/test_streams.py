@@ -7,7 +7,7 @@ from networks import NETWORKS, RESIDUAL, InsideBlock, Residual, mlp
 from torch import Tensor, nn
 
 from gradscope.instruments.junctions import trace
-from gradscope.instruments.source import source_of
+from gradscope.instruments.junctions.source import source_of
 from gradscope.instruments.stages import stages_of
 from gradscope.instruments.streams import streams
 

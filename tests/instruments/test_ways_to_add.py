@@ -5,8 +5,8 @@ import torch
 from networks import NETWORKS, Highway, Written, mlp
 from torch import nn
 
-from gradscope.instruments.calls import additions
 from gradscope.instruments.junctions import junctions, trace
+from gradscope.instruments.junctions.calls import additions
 
 ADDITIONS = {
     "x + f": lambda x, f: x + f,

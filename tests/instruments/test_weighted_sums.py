@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gradscope.instruments.gates import lesion
 from gradscope.instruments.junctions import trace
-from gradscope.instruments.operand_factors import operand_factor
+from gradscope.instruments.junctions.operand_factors import operand_factor
 from gradscope.instruments.streams import streams
 
 WEIGHTS = torch.tensor([0.25, 0.5, 1.5], dtype=torch.float64)

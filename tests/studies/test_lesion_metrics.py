@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gradscope.problem import Problem
-from gradscope.studies import lesion_metrics
-from gradscope.studies.lesion_estimates import Reading, estimated
-from gradscope.studies.lesion_metrics import metrics_of
 from gradscope.studies.lesion_study import lesion_study
+from gradscope.studies.lesions import metrics as lesion_metrics
+from gradscope.studies.lesions.estimates import Reading, estimated
+from gradscope.studies.lesions.metrics import metrics_of
 from gradscope.studies.reordering_study import reordering_study
 
 ONLY_SINGLES = {"sets": (), "groups": None, "show": False}

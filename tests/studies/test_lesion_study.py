@@ -15,8 +15,8 @@ from gradscope.measures.intervals import wilson
 from gradscope.nets import build
 from gradscope.problem import Problem
 from gradscope.studies.layer_lesion_study import layer_lesion_study
-from gradscope.studies.lesion_plan import spread
 from gradscope.studies.lesion_study import lesion_study
+from gradscope.studies.lesions.plan import spread
 
 
 def problem_of(name: str = "post-activation", sizes: tuple[int, ...] = (20, 11)) -> Problem:

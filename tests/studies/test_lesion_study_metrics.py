@@ -153,7 +153,7 @@ def test_all_differences_meet_the_same_draws(monkeypatch):
     model, batch = residual(), data(60)
     options = {"metric": ["loss", "margin"], "resamples": 50, **ONLY_SINGLES}
     together = lesion_study((model, batch), **options)
-    monkeypatch.setattr("gradscope.studies.lesion_estimates._TOGETHER", 1)
+    monkeypatch.setattr("gradscope.studies.lesions.estimates._TOGETHER", 1)
     pd.testing.assert_frame_equal(lesion_study((model, batch), **options), together)
 
 
@@ -174,7 +174,7 @@ def test_several_metrics_share_the_passes_and_keep_their_values():
 
 
 def test_a_language_model_without_targets_has_its_divergence(monkeypatch):
-    monkeypatch.setattr("gradscope.studies.lesion_metrics._HELD", 2 * 5 * 7)
+    monkeypatch.setattr("gradscope.studies.lesions.metrics._HELD", 2 * 5 * 7)
     ids = torch.randint(0, 7, (6, 5), generator=torch.Generator().manual_seed(0))
     model = words()
     frame = lesion_study((model, {"ids": ids}), metric="kl", **ONLY_SINGLES)

@@ -12,8 +12,8 @@ from gradscope.instruments.gates import junction_by_hand
 from gradscope.instruments.junctions import junctions
 from gradscope.problem import Problem
 from gradscope.studies.layer_lesion_study import layer_lesion_study
-from gradscope.studies.lesion_passes import PrefixReuse
 from gradscope.studies.lesion_study import lesion_study
+from gradscope.studies.lesions.passes import PrefixReuse
 
 
 def residual(blocks: int = 4, examples: int = 30) -> Problem:

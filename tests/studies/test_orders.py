@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
-from gradscope.studies.orders import (
+from gradscope.studies.reordering.orders import (
     can_differ,
     exchanged,
     kendall_tau,

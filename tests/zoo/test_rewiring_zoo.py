@@ -6,8 +6,8 @@ import pytest
 import torch
 from as_found import assert_as_found, snapshot
 
-from gradscope.instruments.interchangeable import interchangeable
-from gradscope.instruments.rewiring import parallel, reorder, repeat, skipped
+from gradscope.instruments.gates.interchangeable import interchangeable
+from gradscope.instruments.gates.rewiring import parallel, reorder, repeat, skipped
 from gradscope.problem import Problem
 from gradscope.studies.reordering_study import reordering_study
 

@@ -1,0 +1,1 @@
+"""What the analyses sweep over: one specimen in, one frame out; importable by worker processes."""

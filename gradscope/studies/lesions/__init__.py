@@ -1,0 +1,1 @@
+"""The parts of lesion studies: what is closed, how it is run, what is read off and estimated."""

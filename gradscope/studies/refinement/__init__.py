@@ -1,0 +1,1 @@
+"""The parts of the refinement study: its passes, its averages, its rows."""

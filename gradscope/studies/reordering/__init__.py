@@ -1,0 +1,1 @@
+"""The parts of the re-ordering study: orders, and what arranges blocks so."""
