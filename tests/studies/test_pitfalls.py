@@ -56,7 +56,7 @@ def test_stale_statistics_pass_for_a_missing_path():
     model(inputs)
     frame = gs.lesion_study((model.eval(), (inputs, targets)), metric="loss", calibration=inputs, **QUIET)
     assert abs(value(frame, "loss_difference", statistics="recalibrated")) < 1e-10
-    assert abs(value(frame, "loss_difference", statistics="stale")) > 0.01
+    assert abs(value(frame, "loss_difference", statistics="stale")) > 0.001
 
 
 def test_a_block_that_changes_the_shape_keeps_its_projection_and_is_told_apart():
@@ -157,7 +157,7 @@ def test_zero_is_not_the_mean_where_a_branch_has_one():
         with gs.lesion(model, junction, kind=kind):
             outputs[kind] = model(inputs)
     intact = model(inputs)
-    distance = {kind: float((output - intact).norm()) for kind, output in outputs.items()}
+    distance = {kind: (output - intact).norm().item() for kind, output in outputs.items()}
     assert distance["mean"] < distance["resample"] < distance["zero"]
 
 
