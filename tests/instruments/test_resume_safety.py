@@ -13,6 +13,7 @@ import gradscope as gs
 from gradscope.instruments.gates import lesion
 from gradscope.instruments.junctions import trace
 from gradscope.instruments.junctions.calls import additions
+from gradscope.instruments.resume.attributes import attributes_kept
 from gradscope.instruments.resume.hollow import Hollow, OutOfStep, Tape
 from gradscope.instruments.resume.resumable import Resumable
 
@@ -195,3 +196,13 @@ def test_very_long_chains_have_a_bounded_number_of_places_to_enter(monkeypatch):
     entered = [0, 1, 1, 3, 3, 5, 5, 7, 7, 7]
     assert resuming.cost(singles) <= sum(10 - start for start in entered)
     assert_as_whole_passes(resuming, inputs, [*singles, {0, 9}, {2, 3, 8}])
+
+
+def test_what_a_hook_leaves_on_a_layer_of_torchs_own_is_put_back_too():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].register_forward_hook(lambda module, given, output: setattr(module, "heard", output))
+    before = [dict(vars(module)) for module in model.modules()]
+    with attributes_kept(model):
+        model(torch.randn(3, 2))
+        assert "heard" in vars(model[1])
+    assert [dict(vars(module)).keys() for module in model.modules()] == [kept.keys() for kept in before]

@@ -16,15 +16,17 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
     """Put back the attributes of all modules on leaving, as the objects they were.
 
     Dicts, lists and sets that are attributes get back what they held, so buffers are the same tensors again.
-    What changes in place further in (a tensor's numbers, a list in a dict, an object) is not put back.
+    What changes in place further in (a tensor's numbers, a list in a dict, an object) is not put back. torch's own
+    layers fill no dict, list or set of theirs in their forward, so these are kept only where a layer has a hook.
 
     Args:
         model: Any module.
     """
-    found = [(vars(module), dict(vars(module))) for module in model.modules()]
+    modules = list(model.modules())
+    found = [(vars(module), dict(vars(module))) for module in modules]
     held = [
         (attributes[name], _contents(attributes[name]))
-        for _, attributes in found
+        for attributes in (vars(module) for module in modules if _may_fill(module))
         for name in attributes.keys() - _LEFT_ALONE
         if isinstance(attributes[name], (dict, list, set))
     ]
@@ -34,6 +36,14 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
         for container, contents in [*held, *found]:
             if not _same(container, contents):
                 _fill(container, contents)
+
+
+def _may_fill(module: nn.Module) -> bool:
+    return (
+        not type(module).__module__.startswith("torch.nn.modules.")
+        or "forward" in vars(module)
+        or bool(module._forward_hooks or module._forward_pre_hooks)
+    )
 
 
 def _contents(container: Any) -> Any:
