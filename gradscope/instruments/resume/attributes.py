@@ -17,7 +17,8 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
 
     Dicts, lists and sets that are attributes get back what they held, so buffers are the same tensors again.
     What changes in place further in (a tensor's numbers, a list in a dict, an object) is not put back. torch's own
-    layers fill no dict, list or set of theirs in their forward, so these are kept only where a layer has a hook.
+    layers fill no dict, list or set of theirs in their forward, so these are
+    kept only where a layer has a hook; what a forward fills of theirs from outside counts as further in.
 
     Args:
         model: Any module.

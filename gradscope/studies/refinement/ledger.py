@@ -28,7 +28,7 @@ UNITS = {
     "first_order_ratio": "1",
     "early_exit_accuracy": "share of examples",
     "lens_loss": "loss",
-    "lens_kl_to_output": "nats",
+    "lens_kl_to_output": "nat",
     "lens_agreement": "share of outputs",
 }
 LESIONS = ("lesion_loss_change", "first_order_ratio")
