@@ -9,7 +9,7 @@ from as_found import assert_as_found, snapshot, used
 from networks import NETWORKS
 from torch import nn
 
-from gradscope.gradients.paths import open_paths
+from gradscope.gradients.live import open_paths
 from gradscope.instruments.batch_norm import MODES, batch_norm
 from gradscope.instruments.gates import (
     bypass,
@@ -20,6 +20,7 @@ from gradscope.instruments.gates import (
     stochastic_depth,
 )
 from gradscope.instruments.gates.delay import delays
+from gradscope.instruments.gates.polynomial import Gate
 from gradscope.instruments.gates.rewiring import parallel, reorder, repeat, skipped
 from gradscope.instruments.junctions import junctions, trace
 from gradscope.instruments.junctions.calls import additions
@@ -62,7 +63,9 @@ INSTRUMENTS = {
     "parallel": lambda model, x: parallel(model, ["4", "5"]),
     "skipped": lambda model, x: skipped(model, ["4", "5"]),
     "recalibrated": lambda model, x: recalibrated(model, [x, x + 1]),
-    "delays": lambda model, x: delays(traced(model, x).branch_edges),
+    "delays": lambda model, x: delays(
+        {edge: Gate(0) for edges in traced(model, x).branch_edges for edge in edges}
+    ),
     "prepared": lambda model, x: Problem(model, (x, SPECIMEN.targets())).prepared(),
     "open_paths": lambda model, x: open_paths((model, (x, SPECIMEN.targets()))),
 }

@@ -1,0 +1,83 @@
+"""The residual branches whose crossings are counted, and the edges at which they are."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gradscope.instruments.junctions import Edge, Junction, Trace
+
+Chosen = Sequence[Junction] | Callable[[Junction], bool] | None
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One branch of one junction in one forward pass.
+
+    Attributes:
+        junction: Where it ends.
+        place: Which of the junction's branches, from 0.
+        edges: Where its crossing is counted; a way from the loss to the input meets at most one of them.
+        attention: Whether attention lies inside.
+    """
+
+    junction: Junction
+    place: int
+    edges: tuple[Edge, ...]
+    attention: bool
+
+
+def counted(found: Trace, chosen: Chosen = None) -> tuple[list[Junction], list[Branch], list[tuple[Edge, ...]]]:
+    """The junctions at which path lengths are counted, their branches, and the edges that pass them by.
+
+    Args:
+        found: One forward pass.
+        chosen: Junctions (compared by name), or a function that says which. None: all of level 0 with a skip.
+
+    Raises:
+        ValueError: Nothing to count, with the reason.
+    """
+    names = None if chosen is None or callable(chosen) else [junction.name for junction in chosen]
+    junctions: list[Junction] = []
+    branches: list[Branch] = []
+    carries: list[tuple[Edge, ...]] = []
+    for place, junction in enumerate(found.junctions):
+        if names is not None:
+            wanted = junction.name in names
+        elif callable(chosen):
+            wanted = chosen(junction)
+        else:
+            wanted = junction.level == 0
+        if not wanted or not found.crossings[place]:
+            continue
+        junctions.append(junction)
+        carries.append(found.carries[place])
+        branches += [
+            Branch(junction, number, edges, attention)
+            for number, (edges, attention) in enumerate(
+                zip(found.crossings[place], _attention(found, place), strict=True)
+            )
+        ]
+    if names is not None:
+        _refuse_missing(names, junctions, found)
+    if not branches:
+        others = [junction.name for junction in found.junctions]
+        seen = f" Junctions of other kinds or levels: {', '.join(others)}." if others else ""
+        raise ValueError(
+            "No residual addition with a branch was found, so all of the gradient takes one path and there are no "
+            f"path lengths.{seen}"
+        )
+    return junctions, branches, carries
+
+
+def _refuse_missing(names: list[str], junctions: list[Junction], found: Trace) -> None:
+    missing = sorted(set(names) - {junction.name for junction in junctions})
+    if missing:
+        known = [j.name for j, crossings in zip(found.junctions, found.crossings, strict=True) if crossings]
+        raise ValueError(
+            f"Path lengths cannot be counted at {', '.join(missing)} in this forward pass. Where they can: "
+            f"{', '.join(known) or 'nowhere'}."
+        )
+
+
+def _attention(found: Trace, place: int) -> Sequence[bool]:
+    flags = getattr(found, "attention", None)
+    return [False] * len(found.crossings[place]) if flags is None else flags[place]
