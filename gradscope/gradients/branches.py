@@ -25,7 +25,9 @@ class Branch:
     attention: bool
 
 
-def counted(found: Trace, chosen: Chosen = None) -> tuple[list[Junction], list[Branch], list[tuple[Edge, ...]]]:
+def counted(
+    found: Trace, chosen: Chosen = None
+) -> tuple[list[Junction], list[Branch], list[tuple[Edge, ...]]]:
     """The junctions at which path lengths are counted, their branches, and the edges that pass them by.
 
     Args:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +20,6 @@ from gradscope.instruments.junctions import Edge, Junction, Trace, trace
 from gradscope.problem import Problem, as_problem
 
 FLOAT32_LENGTHS = 30
-Split = Tensor | dict[str, Tensor]
-_S = TypeVar("_S")
 
 
 @dataclass(frozen=True)
@@ -208,15 +206,17 @@ class Paths:
             )
         if carries is not None and carries.shape != (len(branches), len(self.junctions)):
             raise ValueError(
-                f"carries is [{len(branches)}, {len(self.junctions)}], one factor a junction, got {list(carries.shape)}."
+                f"carries is [{len(branches)}, {len(self.junctions)}], one factor a junction, got "
+                f"{list(carries.shape)}."
             )
         gates = {
             edge: Gate(None, 1.0, branches[:, number])
             for number, branch in enumerate(self.branches)
             for edge in branch.edges
         }
-        for number, edges in enumerate(self.carries if carries is not None else ()):
-            gates |= {edge: Gate(None, 1.0, carries[:, number]) for edge in edges}
+        if carries is not None:
+            for number, edges in enumerate(self.carries):
+                gates |= {edge: Gate(None, 1.0, carries[:, number]) for edge in edges}
         results, _ = self._run(gates, Powers((0,)), members=len(branches), engine=engine)
         return self._named([result[:, 0] for result in results])
 
@@ -256,7 +256,9 @@ class Paths:
     def _refuse_change(self, found: Sequence[Tensor], gradient: Any) -> None:
         """All lengths add up to the gradient, unless the graph gives another one each time."""
         whole = gradient.values() if isinstance(gradient, dict) else [gradient]
-        off = math.sqrt(sum(float((f.sum(dim=0) - g).square().sum()) for f, g in zip(found, whole, strict=True)))
+        off = math.sqrt(
+            sum(float((f.sum(dim=0) - g).square().sum()) for f, g in zip(found, whole, strict=True))
+        )
         size = math.sqrt(sum(float(f.square().sum()) for f in found))
         if off > 1e4 * torch.finfo(self.loss.dtype).eps * size:
             raise RuntimeError(

@@ -55,7 +55,5 @@ def path_gradients(
         Veit et al. (2016), arXiv:1605.06431, section 3, for the unravelled view. That the gradient, not the forward
         function, splits into 2^n terms: see docs/path-spectrum.md.
     """
-    with open_paths(
-        problem, precision=precision, source=source, at=at, junctions=junctions
-    ) as paths:
+    with open_paths(problem, precision=precision, source=source, at=at, junctions=junctions) as paths:
         return paths.graded(lengths, longest=longest, engine=engine).gradients

@@ -1,5 +1,7 @@
 """The residual block, and the shortcut without parameters for blocks that change shape."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -52,6 +54,22 @@ class Residual(nn.Module):
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}, beta={self.beta}"
+
+
+class Parallel(nn.Sequential):
+    """F_1(x) + ... + F_k(x): several residual functions of one block (Abdi & Nahavandi 2016, arXiv:1609.05672)."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        first, *others = self
+        outputs: Tensor = first(inputs)
+        for function in others:
+            outputs = outputs + function(inputs)
+        return outputs
+
+
+def together(functions: Sequence[nn.Module]) -> nn.Module:
+    """One residual function as it is, or several added up."""
+    return functions[0] if len(functions) == 1 else Parallel(*functions)
 
 
 class SubsampleAndPad(nn.Module):

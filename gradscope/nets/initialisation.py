@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gradscope.nets.blocks import Parallel
 from gradscope.nets.layers import CReLU
 from gradscope.nets.options import choice
 
@@ -146,8 +147,8 @@ def _last_norms(model: nn.Module) -> Iterator[_BatchNorm]:
     blocks = [block for block in getattr(model, "blocks", ()) if getattr(block, "shortcut", None) is not None]
     if not blocks:
         raise ValueError("zero_gamma is for residual networks, with blocks[*].branch and blocks[*].shortcut.")
-    for block in blocks:
-        last = list(block.branch.modules())[-1]
+    for function in (f for b in blocks for f in (b.branch if isinstance(b.branch, Parallel) else [b.branch])):
+        last = list(function.modules())[-1]
         # A zero scale before a ReLU would be for ever: neither it nor the layer behind would get a gradient.
         if not isinstance(last, _BatchNorm) or not last.affine:
             raise ValueError(

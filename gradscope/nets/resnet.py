@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from gradscope.nets.blocks import Residual, SubsampleAndPad
+from gradscope.nets.blocks import Residual, SubsampleAndPad, together
 from gradscope.nets.initialisation import initialise
 from gradscope.nets.network import Network, chain
 from gradscope.nets.options import choice, whole
@@ -17,10 +17,12 @@ def resnet(
     activation: str = "pre",
     shortcut: str = "projection",
     beta: float = 1.0,
+    branches: int = 1,
 ) -> Network:
     """A 3x3 convolution, three stages of n blocks of two 3x3 convolutions, average pooling, a linear readout.
 
-    A block is x <- S(x) + beta F(x) (`pre`) or x <- relu(S(x) + beta F(x)) (`post`). The stages have `width`,
+    A block is x <- S(x) + beta F(x) (`pre`) or x <- relu(S(x) + beta F(x)) (`post`), F the sum of `branches`
+    residual functions of two convolutions each. The stages have `width`,
     2 `width` and 4 `width` channels; the second and third begin with stride 2.
 
     Args:
@@ -34,6 +36,7 @@ def resnet(
             the branch reads too (`pre`), or followed by BN (`post`). `padding`, subsampling and zero
             channels, without parameters. `none` leaves out all shortcuts, those of other blocks too.
         beta: Scale of the branches.
+        branches: Residual functions a block; 2 or more make a multi-residual network, of (1 + branches)^3n paths.
 
     Returns:
         The network, convolutions without biases, weights drawn N(0, 2 / fan_in) from torch's global
@@ -43,7 +46,8 @@ def resnet(
         ValueError: A depth that is not 6n + 2, or another option out of range.
 
     Source:
-        He et al. (2015), arXiv:1512.03385, section 4.2; He et al. (2016), arXiv:1603.05027.
+        He et al. (2015), arXiv:1512.03385, section 4.2; He et al. (2016), arXiv:1603.05027; Abdi & Nahavandi (2016),
+        arXiv:1609.05672, for several branches.
     """
     whole("depth", depth, least=1)
     if depth < 8 or depth % 6 != 2:
@@ -52,7 +56,12 @@ def resnet(
         raise ValueError(
             f"The depth of this network is 6n + 2 with n >= 1 blocks a stage; got {depth}. Take {near}."
         )
-    for option, value in {"channels": channels, "classes": classes, "width": width}.items():
+    for option, value in {
+        "channels": channels,
+        "classes": classes,
+        "width": width,
+        "branches": branches,
+    }.items():
         whole(option, value, least=1)
     choice("activation", activation, ("pre", "post"))
     choice("shortcut", shortcut, ("projection", "padding", "none"))
@@ -63,7 +72,7 @@ def resnet(
         for position in range((depth - 2) // 6):
             stride = 2 if stage > 0 and position == 0 else 1
             block = _pre_activation if activation == "pre" else _post_activation
-            blocks.append(block(before, after, stride, shortcut, beta))
+            blocks.append(block(before, after, stride, shortcut, beta, branches))
             before = after
     stem, last = _conv(channels, width), nn.Linear(before, classes)
     pool = chain(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), linear=last)
@@ -83,35 +92,47 @@ def _named(modules: nn.Sequential) -> dict[str, nn.Module]:
     return dict(modules.named_children())
 
 
-def _pre_activation(before: int, after: int, stride: int, shortcut: str, beta: float) -> Residual:
-    shared = chain(norm1=nn.BatchNorm2d(before), relu1=nn.ReLU())
-    rest = chain(
-        conv1=_conv(before, after, stride),
-        norm2=nn.BatchNorm2d(after),
-        relu2=nn.ReLU(),
-        conv2=_conv(after, after),
-    )
+def _pre_activation(
+    before: int, after: int, stride: int, shortcut: str, beta: float, branches: int
+) -> Residual:
+    def shared() -> nn.Sequential:
+        return chain(norm1=nn.BatchNorm2d(before), relu1=nn.ReLU())
+
+    def rest() -> nn.Sequential:
+        return chain(
+            conv1=_conv(before, after, stride),
+            norm2=nn.BatchNorm2d(after),
+            relu2=nn.ReLU(),
+            conv2=_conv(after, after),
+        )
+
     if before != after and shortcut == "projection":
-        return Residual(rest, _conv(before, after, stride, size=1), beta=beta, before=shared)
+        functions = [rest() for _ in range(branches)]
+        return Residual(together(functions), _conv(before, after, stride, size=1), beta=beta, before=shared())
     return Residual(
-        chain(**_named(shared), **_named(rest)),
+        together([chain(**_named(shared()), **_named(rest())) for _ in range(branches)]),
         _without_parameters(before, after, stride, shortcut),
         beta=beta,
     )
 
 
-def _post_activation(before: int, after: int, stride: int, shortcut: str, beta: float) -> Residual:
-    branch = chain(
-        conv1=_conv(before, after, stride),
-        norm1=nn.BatchNorm2d(after),
-        relu1=nn.ReLU(),
-        conv2=_conv(after, after),
-        norm2=nn.BatchNorm2d(after),
-    )
+def _post_activation(
+    before: int, after: int, stride: int, shortcut: str, beta: float, branches: int
+) -> Residual:
+    functions = [
+        chain(
+            conv1=_conv(before, after, stride),
+            norm1=nn.BatchNorm2d(after),
+            relu1=nn.ReLU(),
+            conv2=_conv(after, after),
+            norm2=nn.BatchNorm2d(after),
+        )
+        for _ in range(branches)
+    ]
     skip = _without_parameters(before, after, stride, shortcut)
     if before != after and shortcut == "projection":
         skip = chain(conv=_conv(before, after, stride, size=1), norm=nn.BatchNorm2d(after))
-    return Residual(branch, skip, beta=beta, after=nn.ReLU())
+    return Residual(together(functions), skip, beta=beta, after=nn.ReLU())
 
 
 def _without_parameters(before: int, after: int, stride: int, shortcut: str) -> nn.Module | None:

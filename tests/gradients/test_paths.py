@@ -306,11 +306,13 @@ def test_a_batched_backward_raises_instead_of_ignoring_the_delay():
             RuntimeError, match=r"cannot run inside a batched backward.*once for each path length"
         ):
             seeds = torch.ones(2, dtype=torch.float64)
-            torch.autograd.grad(paths.loss, paths.found.source, seeds, retain_graph=True, is_grads_batched=True)
-        with pytest.raises(RuntimeError, match="cannot run inside a batched backward"):
-            torch.vmap(lambda v: torch.autograd.grad(paths.loss, paths.found.source, v, retain_graph=True)[0])(
-                torch.ones(2, dtype=torch.float64)
+            torch.autograd.grad(
+                paths.loss, paths.found.source, seeds, retain_graph=True, is_grads_batched=True
             )
+        with pytest.raises(RuntimeError, match="cannot run inside a batched backward"):
+            torch.vmap(
+                lambda v: torch.autograd.grad(paths.loss, paths.found.source, v, retain_graph=True)[0]
+            )(torch.ones(2, dtype=torch.float64))
 
 
 def test_hooks_are_gone_afterwards_and_a_second_run_is_identical():
@@ -420,7 +422,11 @@ def test_gradients_at_a_site_split_by_what_lies_above_it():
 
 @pytest.mark.parametrize(
     ("site", "message"),
-    [("2.nowhere", "No site of Sequential matches"), ("2.*", "matches 5 sites"), ("2.relu", "it ran 2 times")],
+    [
+        ("2.nowhere", "No site of Sequential matches"),
+        ("2.*", "matches 5 sites"),
+        ("2.relu", "it ran 2 times"),
+    ],
 )
 def test_sites_that_will_not_do_are_named(site, message):
     with pytest.raises(ValueError, match=message):
@@ -481,7 +487,9 @@ def test_other_sources_than_the_loss(source):
         if source == "logit":
             values = own
         elif source == "margin":
-            rest = [max(o for c, o in enumerate(row) if c != t) for row, t in zip(outputs, targets, strict=True)]
+            rest = [
+                max(o for c, o in enumerate(row) if c != t) for row, t in zip(outputs, targets, strict=True)
+            ]
             values = own - torch.stack(rest)
         else:
             values = outputs.square().sum(dim=1)

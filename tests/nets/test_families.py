@@ -226,3 +226,27 @@ def test_centre_treats_the_mean_as_a_constant():
 def test_scales_of_one_add_no_node_to_the_graph():
     block = nets.Residual(torch.nn.Linear(4, 4), torch.nn.Identity())
     assert type(block(torch.randn(2, 4)).grad_fn).__name__ == "AddBackward0"
+
+
+@pytest.mark.parametrize("activation", ["pre", "post"])
+def test_several_branches_of_a_block_add_up(activation):
+    """A multi-residual network equals the sum of its functions, block by block, on one skip."""
+    network = shaken(
+        nets.build("resnet", depth=8, width=4, activation=activation, branches=3, beta=0.5, seed=0)
+    )
+    x = network.stem(IMAGES)
+    for block in network.blocks:
+        z = x if block.before is None else block.before(x)
+        functions = list(block.branch)
+        assert len(functions) == 3
+        x = block.shortcut(z) + 0.5 * sum(function(z) for function in functions)
+        x = x if block.after is None else block.after(x)
+    torch.testing.assert_close(network(IMAGES), network.head(x))
+
+
+def test_zero_gamma_closes_each_of_several_branches():
+    network = nets.initialise(
+        nets.build("resnet", depth=8, activation="post", branches=2, seed=0), "zero_gamma"
+    )
+    for block in network.blocks:
+        assert all(function.norm2.weight.abs().max() == 0 for function in block.branch)

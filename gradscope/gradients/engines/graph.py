@@ -1,6 +1,7 @@
 """One forward pass kept alive: where its backward begins and where gradients are wanted."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class LiveGraph:
     def backward(self, seed: float = 1.0) -> list[Tensor | None]:
         """The gradient at each target for a cotangent of the loss; None where the loss does not depend on it."""
         cotangent = torch.full_like(self.loss, seed)
-        places = [target.place for target in self.targets]
+        places: list[Any] = [target.place for target in self.targets]
         return list(
             torch.autograd.grad(self.loss, places, cotangent, retain_graph=True, allow_unused=True)
         )
