@@ -104,7 +104,8 @@ def test_levels_are_the_numbers_of_branches_around(name):
     with additions(model, report=calls.append):
         output = model(x)
     graph = Graph([output], [gradient_node(x)])
-    found = [*Finder(graph, {call.node: call for call in calls}).found(), *concatenations(graph)]
+    sums = Finder(graph, {call.node: call for call in calls}).found()
+    found = [*sums, *concatenations(graph, sums)]
     regions = [set().union(*(graph.between(j.fork, end) for end in j.ends)) for j in found]
     expected = [
         sum(

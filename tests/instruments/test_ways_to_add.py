@@ -80,6 +80,20 @@ def test_a_constant_beside_an_operand_changes_nothing():
     assert [(j.kind, j.branches) for j in junctions(model, torch.randn(2, 4))] == [("identity", ((0, 1),))]
 
 
+@pytest.mark.parametrize("write", [lambda s, f: s + f, lambda s, f: torch.stack([s, f]).sum(0)])
+def test_a_sum_over_a_stack_may_have_a_projection_for_its_skip(write):
+    class Projected(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.skip, self.branch = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return write(self.skip(x), self.branch(x).tanh())
+
+    (found,) = junctions(Projected(), torch.randn(2, 4))
+    assert (found.kind, found.branches, found.skips) == ("projection", ((0, 1),), ((0, 0),))
+
+
 @pytest.mark.parametrize("name", ADDITIONS)
 def test_edges_of_every_addition_carry_the_gradient(name):
     """Zeroing what arrives at the branch's edges leaves the gradient of the skip alone."""

@@ -2,6 +2,7 @@
 
 from gradscope.instruments.junctions.junction import Edge, Junction
 from gradscope.instruments.junctions.listing import Junctions
+from gradscope.instruments.junctions.routes import Routes
 from gradscope.instruments.junctions.tracing import Trace, junctions, trace
 
-__all__ = ["Edge", "Junction", "Junctions", "Trace", "junctions", "trace"]
+__all__ = ["Edge", "Junction", "Junctions", "Routes", "Trace", "junctions", "trace"]

@@ -1,6 +1,6 @@
 """Which concatenations of a graph join a value with what was computed from it (DenseNet, U-Net, ShuffleNet)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from gradscope.instruments.junctions.finder import Found
 from gradscope.instruments.junctions.graph import Graph, Node
@@ -16,13 +16,25 @@ _MOVES = (
 _Value = tuple[Node, int]
 
 
-def concatenations(graph: Graph) -> list[Found]:
+def concatenations(graph: Graph, sums: Iterable[Found]) -> list[Found]:
     """All concatenations of which one operand feeds all others, some of them through weights; operands first.
 
     The branches are the operands that no earlier concatenation had. One that repeats all operands of an earlier one,
     as each layer of a DenseNet does that keeps a list, counts as that one with something new beside it, so that each
     layer makes one junction. Such a layer's result is concatenated again and again; `occurrences` has all the places.
+
+    An operand that the fork reaches by the skips of `sums` alone, as the residual half of a dual-path network, is a
+    branch, but there is a way through it on which nothing is crossed: those sums count what is crossed there.
+
+    Args:
+        graph: The graph.
+        sums: The residual sums in it.
     """
+    skips_of = {
+        found.node: found.carries[0]
+        for found in sums
+        if found.kind in ("identity", "nonparam-skip") and len(found.carries) == 1
+    }
     nodes = [node for node in graph.order if node.name().startswith("CatBackward")]
     values = {node: [(slot, graph.inputs[node][slot]) for slot, _ in graph.operands(node)] for node in nodes}
     places: dict[_Value, list[Edge]] = {}
@@ -43,7 +55,10 @@ def concatenations(graph: Graph) -> list[Found]:
                 skips = tuple(Edge(node, slot) for slot, value in values[node] if value not in branches)
                 again = tuple(edge for value in operands if value in branches for edge in places[value])
                 ends = tuple(value[0] for value in operands if value in branches)
-                results.append(Found(node, "concat", again, skips, fork, ends, again))
+                crossed = {v for v in branches if not _is_carried(graph, fork, v[0], skips_of)}
+                crossings = tuple(tuple(places[v]) for v in dict.fromkeys(operands) if v in crossed)
+                carries = tuple(Edge(node, slot) for slot, v in values[node] if crossed and v not in crossed)
+                results.append(Found(node, "concat", again, skips, fork, ends, again, crossings, carries))
         met |= new
         if len(operands) > 1:
             made_of[frozenset(operands)] = node
@@ -68,6 +83,22 @@ def _pieces(graph: Graph, node: Node) -> Iterator[Node]:
     while node.name().startswith(_MOVES) and len(operands := graph.operands(node)) == 1:
         node = operands[0][1]
         yield node
+
+
+def _is_carried(graph: Graph, fork: Node, end: Node, skips_of: Mapping[Node, Edge]) -> bool:
+    """Whether a way leads from the fork, or a piece of it, to a value by skips, without any other arithmetic."""
+    node = end
+    while node is not fork:
+        if node in skips_of:
+            above, slot = skips_of[node]
+            node = graph.inputs[above][slot][0]
+        elif node.name().startswith(_MOVES) and len(operands := graph.operands(node)) == 1:
+            node = operands[0][1]
+        else:
+            return False
+        if node not in graph.position:
+            return False
+    return True
 
 
 def _is_branch(graph: Graph, fork: Node, end: Node) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from gradscope.instruments.junctions.calls import AddCall
+from gradscope.instruments.junctions.crossings import crossings_of_gate, crossings_of_sum
 from gradscope.instruments.junctions.graph import Graph, Node
 from gradscope.instruments.junctions.junction import Edge
 from gradscope.instruments.junctions.summands import Summand, Sums
@@ -20,6 +21,8 @@ class Found(NamedTuple):
         fork: Value from which skip and branches part; None where they have none in common.
         ends: Last nodes of the branches.
         occurrences: All edges at which what the branches compute is used like this, for gates on the forward pass.
+        crossings: As in `Trace`.
+        carries: As in `Trace`.
     """
 
     node: Node
@@ -29,6 +32,8 @@ class Found(NamedTuple):
     fork: Node | None
     ends: tuple[Node, ...]
     occurrences: tuple[Edge, ...]
+    crossings: tuple[tuple[Edge, ...], ...] = ()
+    carries: tuple[Edge, ...] = ()
 
 
 class Finder:
@@ -93,7 +98,8 @@ class Finder:
         return first if feeds_all else self._above(node)
 
     def _above(self, node: Node) -> Node | None:
-        above = self.graph.dominator[node]
+        # The terms of a sum over a stack come together in the stack.
+        above = self.graph.dominator[self.sums.of(node)[0].edges[0].node]
         return None if above is None else self.sums.same(above)
 
     def _first_value(self, node: Node) -> tuple[Node, bool]:
@@ -176,7 +182,13 @@ class Finder:
         # A product is closed by one of its factors, and scaled only once if only one of them is.
         once = tuple(term.edges[0] for term in branches)
         ends = tuple(value for term in branches for value in self.sums.values(term))
-        return Found(node, kind, edges, tuple(_edges(skips)), fork, ends, once)
+        crossings: tuple[tuple[Edge, ...], ...] = ()
+        carries: tuple[Edge, ...] = ()
+        if skips:
+            crossings, carries = crossings_of_sum(branches, skips)
+        elif kind == "gated" and fork is not None:
+            crossings, carries = crossings_of_gate(self.sums, node, branches, fork)
+        return Found(node, kind, edges, tuple(_edges(skips)), fork, ends, once, crossings, carries)
 
 
 def _edges(terms: Sequence[Summand]) -> Iterator[Edge]:

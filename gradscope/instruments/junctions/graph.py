@@ -7,7 +7,7 @@ and whatever was computed from them alone drop out.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -139,6 +139,17 @@ class Graph:
     def has_any_weights(self, nodes: Iterable[Node]) -> bool:
         """Whether some of these nodes multiplies by weights."""
         return any(map(self._is_weight, nodes))
+
+    def passing(self, wanted: Collection[Node]) -> Callable[[Node | None, Node], bool]:
+        """A test whether some way from `fork` (left out) to `node` (included) passes one of these nodes."""
+        count = self._along_dominators(lambda node: node in wanted)
+
+        def passes(fork: Node | None, node: Node) -> bool:
+            if self.dominators.dominates(fork, node):
+                return count[node] > count[fork]
+            return any(inside in wanted for inside in self.between(fork, node) or ())
+
+        return passes
 
     def is_linear(self, fork: Node | None, node: Node) -> bool:
         """Whether no way from `fork` to `node` passes a known non-linearity or a product of two live values."""

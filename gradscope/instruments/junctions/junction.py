@@ -14,9 +14,10 @@ class Junction:
         name: Innermost module running, and the ordinal of the junction within it: `layer1.0:0`.
         kind: `identity` (one operand feeds all others; it may be scaled in the sum, as by `lerp`), `projection`
             (the skip is a linear map with weights), `nonparam-skip` (the skip is reshaped, padded or pooled
-            without weights), `gated` (two products, as in highway networks), `branches` (several weighted operands
-            that meet again, Inception style: no skip among them), `concat` (one operand, or what it is a piece
-            of, feeds all others: DenseNet, U-Net, ShuffleNet).
+            without weights), `gated` (two products, as in highway networks: T H + (1 - T) h; written as
+            h + T (H - h), the same layer is `identity` and its branch all of T (H - h)), `branches` (several
+            weighted operands that meet again, Inception style: no skip among them), `concat` (one operand, or what
+            it is a piece of, feeds all others: DenseNet, U-Net, ShuffleNet).
         level: Nesting: 0 unless the junction lies inside another one's branch. Additions are not counted as
             lying inside concatenations.
         shape: Shape of the sum or concatenation.
@@ -29,6 +30,9 @@ class Junction:
             that the numbers above no longer hold.
         number: Number of the addition that makes the sum (the outermost of several; of a sum over a stack, the
             stack); None where it was not called from Python.
+        counted: Whether it can be told of every way through the junction whether it crosses a branch, so that
+            path lengths can count it: all `graded` kinds, `gated` if one of the operands is carried, and `concat`
+            if something is concatenated besides the skip and residual sums that continue it.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Junction:
     skips: tuple[tuple[int, int], ...]
     additions: int
     number: int | None = None
+    counted: bool = False
 
     @property
     def graded(self) -> bool:

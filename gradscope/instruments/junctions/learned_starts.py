@@ -32,7 +32,8 @@ def learned_starts(graph: Graph) -> list[tuple[Found, set[Node]]]:
         if fed is None or end not in fed or not graph.has_any_weights(fed):
             continue
         live = {inside for inside in fed if inside in graph.position}
-        results.append((Found(node, "identity", (branch,), (skip,), None, (end,), (branch,)), live))
+        found = Found(node, "identity", (branch,), (skip,), None, (end,), (branch,), ((branch,),), (skip,))
+        results.append((found, live))
     return results
 
 

@@ -57,7 +57,8 @@ def _opened(
         told = read is not None and read.data_ptr() in pointers
         if not told and (first_to_run or main is not None):
             return None
-        source = output.detach().requires_grad_()
+        # On the graph of a trace the embedding's own weights keep their gradient.
+        source = output if streams and output.requires_grad else output.detach().requires_grad_()
         (embedded if told else first_to_run).append(source)
         return source.clone()
 

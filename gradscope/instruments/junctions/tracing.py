@@ -1,14 +1,16 @@
 """Finding the residual junctions of any network on the autograd graph of one ordinary forward pass."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradscope.instruments.dict_batch import spread
+from gradscope.instruments.junctions.attention import attending
 from gradscope.instruments.junctions.calls import AddCall, additions
 from gradscope.instruments.junctions.concatenations import concatenations
 from gradscope.instruments.junctions.finder import Finder, Found
@@ -17,6 +19,7 @@ from gradscope.instruments.junctions.junction import Edge, Junction
 from gradscope.instruments.junctions.learned_starts import learned_starts
 from gradscope.instruments.junctions.levels import levels
 from gradscope.instruments.junctions.listing import Junctions
+from gradscope.instruments.junctions.routes import Routes, contracted
 from gradscope.instruments.junctions.source import streams_of, tensors_of
 from gradscope.instruments.junctions.summands import shape_of
 from gradscope.instruments.junctions.unseen import refuse_opaque, refuse_unnumbered, warn_of_custom_functions
@@ -36,9 +39,18 @@ class Trace:
         branch_edges: Per junction, the graph edges of its branch operands; of a concatenated layer's result, all
             edges at which it is concatenated.
         skip_edges: Per junction, those of its skip operands.
+        crossings: Per junction, per branch operand, the edges whose gradient has crossed that branch. Every way
+            through the graph meets one of them at most. A gated sum has one crossing, for whatever is not carried;
+            the result of a concatenated layer is crossed at every place where it is concatenated, but for residual
+            sums among these results, at which those who cross are told already. What a sum itself multiplies a branch
+            by, such as the weights of `addmm`, is on the branch. Empty if not `counted`.
+        carries: Per junction, the edges by which the gradient passes it without crossing a branch.
         is_chain: Whether every way from the source to the output passes all junctions of level 0, one
             after the other, so that each is entered by its skip or by one of its branches.
         on_every_way: Per junction, whether every way from the source to the output passes its sum.
+        graph: The graph of that pass.
+        found: The junctions in the graph.
+        fed: For junctions whose skip is a learned value, the live nodes that this value feeds before the sum.
     """
 
     output: Any
@@ -46,8 +58,31 @@ class Trace:
     junctions: tuple[Junction, ...]
     branch_edges: tuple[tuple[Edge, ...], ...]
     skip_edges: tuple[tuple[Edge, ...], ...]
+    crossings: tuple[tuple[tuple[Edge, ...], ...], ...]
+    carries: tuple[tuple[Edge, ...], ...]
     is_chain: bool
     on_every_way: tuple[bool, ...]
+    graph: Graph = field(repr=False)
+    found: tuple[Found, ...] = field(repr=False)
+    fed: Mapping[Node, Collection[Node]] = field(repr=False)
+
+    @cached_property
+    def attention(self) -> tuple[tuple[bool, ...], ...]:
+        """Per junction, per crossing: whether a way from the fork to that branch's end passes softmax attention."""
+        return attending(self.graph, self.found, self.fed)
+
+    def routes(self, junctions: Iterable[Junction] | None = None) -> Routes:
+        """What routes from `source` to the output there are, of which some junctions count the branches.
+
+        Args:
+            junctions: Those to count, of `junctions`; None for all of level 0 that are `counted`.
+        """
+        counted = (
+            (j for j in self.junctions if j.level == 0 and j.counted) if junctions is None else junctions
+        )
+        places = [self.found[junction.index] for junction in counted]
+        outputs = _nodes(tensor for tensor in tensors_of(self.output) if tensor.requires_grad)
+        return contracted(self.graph, places, outputs, _nodes([self.source]))
 
 
 @collector_paused()
@@ -91,13 +126,10 @@ def trace(model: nn.Module, forward: Callable[[Any], Any], inputs: Any) -> Trace
     called = {call.node: call for call in calls if call.node is not None}
     learned = learned_starts(graph)
     starts = {junction.node for junction, _ in learned}
-    found = [
-        *Finder(graph, called, starts).found(),
-        *(junction for junction, _ in learned),
-        *concatenations(graph),
-    ]
-    found = _in_forward_order(found, graph, called)
-    deep = levels(graph, found, {junction.node: fed for junction, fed in learned})
+    sums = [*Finder(graph, called, starts).found(), *(junction for junction, _ in learned)]
+    found = _in_forward_order([*sums, *concatenations(graph, sums)], graph, called)
+    fed = {junction.node: nodes for junction, nodes in learned}
+    deep = levels(graph, found, fed)
     described = _described(found, deep, called, counter.count)
     # Whether a way leads around a junction is asked of the ways from the source, not from further streams.
     alone = graph if graph.sources <= set(main) else Graph(tensors, main)
@@ -105,7 +137,7 @@ def trace(model: nn.Module, forward: Callable[[Any], Any], inputs: Any) -> Trace
     outer = [
         (j, place.node)
         for j, place in zip(described, found, strict=True)
-        if j.level == 0 and j.kind != "concat"
+        if j.level == 0 and (j.counted or j.kind != "concat")
     ]
     return Trace(
         output,
@@ -113,8 +145,13 @@ def trace(model: nn.Module, forward: Callable[[Any], Any], inputs: Any) -> Trace
         described,
         tuple(place.branches for place in found),
         tuple(place.skips for place in found),
+        tuple(place.crossings for place in found),
+        tuple(place.carries for place in found),
         all(node in passed and node not in starts for _, node in outer),
         tuple(place.node in passed for place in found),
+        graph,
+        tuple(found),
+        fed,
     )
 
 
@@ -213,6 +250,7 @@ def _described(
                 skips=slots(place.skips),
                 additions=count,
                 number=None if call is None else call.number,
+                counted=bool(place.crossings),
             )
         )
     return tuple(described)
