@@ -2,20 +2,28 @@
 
 from .angular_distance import angular_distance
 from .autocorrelation import autocorrelation
+from .bigraded_spectrum import bigraded_spectrum
+from .block_participation import block_participation
 from .branch_norms import branch_norms
 from .conditioning import condition_against_depth
 from .correlation import correlation_against_depth
+from .deletion_survival import deletion_survival
 from .density import spectral_density
 from .effective_ensemble import effective_ensemble
 from .eigenvalues import eigenvalue_stems
+from .ensemble_depth import ensemble_depth
 from .estimation_error import estimation_error
 from .greedy_removal import greedy_removal
 from .lesion_groups import lesion_groups
 from .lesion_sets import lesion_sets
 from .lesions import lesions
+from .path_cost import path_cost
+from .path_length_law import path_length_law
 from .path_lengths import path_lengths
+from .path_triptych import path_triptych
 from .refinement import refinement
 from .reordering import reordering
+from .spectrum_over_training import spectrum_over_training
 from .structure import structure
 from .style import house_style
 from .traces import traces
@@ -23,21 +31,29 @@ from .traces import traces
 __all__ = [
     "angular_distance",
     "autocorrelation",
+    "bigraded_spectrum",
+    "block_participation",
     "branch_norms",
     "condition_against_depth",
     "correlation_against_depth",
+    "deletion_survival",
     "effective_ensemble",
     "eigenvalue_stems",
+    "ensemble_depth",
     "estimation_error",
     "greedy_removal",
     "house_style",
     "lesion_groups",
     "lesion_sets",
     "lesions",
+    "path_cost",
+    "path_length_law",
     "path_lengths",
+    "path_triptych",
     "refinement",
     "reordering",
     "spectral_density",
+    "spectrum_over_training",
     "structure",
     "traces",
 ]

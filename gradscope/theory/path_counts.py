@@ -5,9 +5,10 @@ import operator
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gradscope.theory._arguments import whole_number
+from gradscope.theory._polynomials import coefficients, product
 
 
 def path_counts(polynomials: Iterable[Sequence[int]]) -> list[int]:
@@ -29,15 +30,91 @@ def path_counts(polynomials: Iterable[Sequence[int]]) -> list[int]:
     Source:
         Veit et al. (2016), arXiv:1605.06431, for the unravelled view; the generating functions are derived.
     """
-    product = [1]
+    counts = [1]
     for position, polynomial in enumerate(polynomials):
-        factor = _coefficients(polynomial, position)
-        longer = [0] * (len(product) + len(factor) - 1)
-        for i, left in enumerate(product):
-            for j, right in enumerate(factor):
-                longer[i + j] += left * right
-        product = longer
-    return product
+        counts = product(counts, coefficients(polynomial, position))
+    return counts
+
+
+def weighted_path_counts(polynomials: Iterable[Sequence[int]], scales: ArrayLike) -> NDArray[np.float64]:
+    """Sum over the paths of each length of the product of the scales of the branches they cross.
+
+    Block l contributes P_l(s_l t). With s_l the factor of a scaled branch x + s F(x) this is the weight that
+    counting alone gives to a length; with s_l = p_l the probability of keeping block l it is the expected number
+    of paths under stochastic depth, prod (1 + p_l t); with s_l = h the weight of the steps of an ODE solver.
+
+    Args:
+        polynomials: One sequence of coefficients a block, as in `path_counts`.
+        scales: Finite factors s_l of either sign, one a block, shape [n], or one number for all.
+
+    Returns:
+        Coefficients of the product, from t^0 upwards, float64.
+
+    Raises:
+        ValueError: A polynomial is none, or the scales are not one finite number a block.
+
+    Source:
+        Derived; scaled branches: Szegedy et al. (2016), arXiv:1602.07261; stochastic depth: Huang et al. (2016),
+        arXiv:1603.09382; ODE steps: Chang et al. (2017), arXiv:1710.10348.
+    """
+    blocks = [coefficients(polynomial, place) for place, polynomial in enumerate(polynomials)]
+    factors = np.asarray(scales, dtype=np.float64)
+    if factors.ndim == 0:
+        factors = np.full(len(blocks), float(factors))
+    if factors.shape != (len(blocks),) or not np.isfinite(factors).all():
+        raise ValueError(
+            f"scales are finite, one for all {len(blocks)} blocks or one for each, got {scales!r}."
+        )
+    weights = np.ones(1)
+    for block, scale in zip(blocks, factors, strict=True):
+        weights = np.convolve(weights, np.array(block, dtype=np.float64) * scale ** np.arange(len(block)))
+    return weights
+
+
+def graded_path_counts(polynomials: Iterable[ArrayLike]) -> NDArray[np.object_]:
+    """Number of paths by several lengths at once, such as attention and MLP branches crossed.
+
+    Args:
+        polynomials: One array of whole numbers >= 0 a block, all with the same number D of dimensions: entry
+            [i, j] is the number of routes crossing i functions of the first kind and j of the second.
+
+    Returns:
+        Exact coefficients of the product as Python ints, shape [K_1 + 1, ..., K_D + 1], dtype object. Its sums
+        over anti-diagonals are `path_counts` of the blocks without the distinction.
+
+    Raises:
+        ValueError: There is no block, or a block is no array of whole numbers >= 0 with as many dimensions as
+            the first.
+
+    Source:
+        Derived.
+    """
+    counts: NDArray[np.object_] | None = None
+    for place, polynomial in enumerate(polynomials):
+        block = np.asarray(polynomial, dtype=object)
+        dimensions = block.ndim if counts is None else counts.ndim
+        whole = all(isinstance(entry, int | np.integer) and entry >= 0 for entry in block.flat)
+        if block.size == 0 or not whole or block.ndim != dimensions or block.ndim == 0:
+            raise ValueError(
+                f"Block {place} needs an array of whole numbers >= 0 with {max(dimensions, 1)} dimensions, one "
+                f"per variable, got {polynomial!r}."
+            )
+        counts = _all_products(np.ones((1,) * block.ndim, dtype=object) if counts is None else counts, block)
+    if counts is None:
+        raise ValueError(
+            "graded_path_counts needs at least one block, for the number of variables is theirs."
+        )
+    return counts
+
+
+def _all_products(left: NDArray[np.object_], right: NDArray[np.object_]) -> NDArray[np.object_]:
+    shape = [a + b - 1 for a, b in zip(left.shape, right.shape, strict=True)]
+    longer = np.zeros(shape, dtype=object)
+    for index in np.ndindex(right.shape):
+        if right[index]:
+            window = tuple(slice(i, i + size) for i, size in zip(index, left.shape, strict=True))
+            longer[window] = longer[window] + left * int(right[index])
+    return longer
 
 
 def binomial_path_counts(blocks: int, branches: int = 1) -> list[int]:
@@ -111,19 +188,6 @@ def surviving_fraction(blocks: int, deleted: int, length: int) -> float:
     if d > n or x > n:
         raise ValueError(f"Of {n} blocks one cannot delete {d} or cross {x}.")
     return math.comb(n - d, x) / math.comb(n, x)
-
-
-def _coefficients(polynomial: Sequence[int], position: int) -> list[int]:
-    try:
-        factor = [operator.index(coefficient) for coefficient in polynomial]
-    except TypeError:
-        factor = []
-    if not factor or min(factor) < 0:
-        raise ValueError(
-            f"Block {position} needs a list of whole numbers >= 0, one per power of t, got {polynomial!r}. "
-            "For weights or probabilities use initialisation_path_lengths."
-        )
-    return factor
 
 
 def _exact(count: float) -> int | float:

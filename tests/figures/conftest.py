@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.figures.path_frames import EXAMPLES as PATH_EXAMPLES
+
 
 def correlation_frame(seeds: int = 5) -> pd.DataFrame:
     draw = np.random.default_rng(0)
@@ -290,6 +292,7 @@ EXAMPLES = {
     "condition_against_depth": lambda: (condition_frame(), {"theory": condition_theory()}),
     "eigenvalue_stems": lambda: (stem_frame(), {}),
     "spectral_density": lambda: (density_frame(), {}),
+    **PATH_EXAMPLES,
 }
 
 
