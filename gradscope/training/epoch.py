@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gradscope.training.path_options import Step
+
 
 def run_epoch(
     model: nn.Module,
@@ -18,6 +20,7 @@ def run_epoch(
     optimiser: torch.optim.SGD,
     step: int,
     before_step: Callable[[int], None],
+    taken: Step,
     after_step: Callable[[int], None],
 ) -> tuple[float, float]:
     """One epoch, beginning with step number `step`: mean loss, and share of wrong answers, while it went."""
@@ -40,7 +43,7 @@ def run_epoch(
                 "Take a smaller learning_rate, or a network with normalisation; if it happens at step 0, "
                 "look for NaN in the data or the weights."
             )
-        loss.backward()
+        taken.backward(loss)
         optimiser.step()
         step += 1
         loss_sum += value * len(batch)

@@ -2,25 +2,27 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gradscope.data import DataSet, hash_of
 from gradscope.progress import progress as shown_progress
 from gradscope.training import checkpoints
+from gradscope.training.arguments import Pair, is_pair, refuse_unfit
 from gradscope.training.epoch import own_randomness, rate_factor, run_epoch
 from gradscope.training.evaluation import beside, error
+from gradscope.training.path_options import PathOption, Step
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SCHEDULES = ("one_cycle", "cosine", "constant")
 COLUMNS = ["epoch", "step", "train_loss", "train_error", "test_error", "learning_rate", "seconds"]
-Pair = tuple[Tensor, Tensor]
+Observer = Callable[[nn.Module, int], object]
 
 
 def fit(
@@ -36,7 +38,8 @@ def fit(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     progress: bool | None = None,
-    observe: Callable[[nn.Module, int], object] | None = None,
+    observe: Observer | Sequence[Observer] | None = None,
+    paths: PathOption | None = None,
 ) -> "DataFrame":
     """Minimise the mean cross-entropy over the training examples by SGD with Nesterov momentum.
 
@@ -60,9 +63,11 @@ def fit(
             weights replace those of `model` and training goes on, to the same final weights bit for bit as
             without the interruption (for the same thread count). If it is finished, nothing is trained.
         progress: As `show` in `gradscope.progress`: None for a bar, if standard error is a terminal.
-        observe: Called as observe(model, step) before the first step (step 0) and after every step. It may
-            make passes of its own; train mode and torch's generators are set back after it, the rest is its
-            own duty.
+        observe: Called as observe(model, step) before the first step (step 0) and after every step; of several, one
+            after the other. It may make passes of its own; train mode and torch's generators are set back after it,
+            the rest is its own duty.
+        paths: Train on some of the paths through residual blocks only: `short_paths`, `exact_blocks` or
+            `random_depth`. Blocks are found once, on a first batch in train mode.
 
     Returns:
         One row per epoch: `epoch` (from 1), `step` (steps so far), `train_loss` and `train_error` (means over
@@ -71,20 +76,22 @@ def fit(
 
     Raises:
         ValueError: Data without examples, of mismatched lengths or with labels that are no classes; an option
-            out of range; a checkpoint that is damaged or of another configuration, which is named.
+            out of range; `paths` for a network without residual blocks; a checkpoint that is damaged or of another
+            configuration, which is named.
         FloatingPointError: The loss is NaN or infinite. The parameters are those before the step that met
             it, and the checkpoint, if any, is that of the last whole epoch.
 
     Example:
         >>> history = fit(build("resnet", depth=20, channels=1, seed=0), digits(), epochs=8)
     """
-    if not isinstance(data, DataSet) and not _is_pair(data):
+    if not isinstance(data, DataSet) and not is_pair(data):
         raise ValueError(
             f"fit trains on a DataSet or on a pair (inputs, labels) of tensors, got {type(data).__name__}. "
             "Put the batches together with torch.cat."
         )
     train, test = (data.train, data.test) if isinstance(data, DataSet) else (data, None)
-    _check(model, train, epochs, batch_size, learning_rate, momentum, weight_decay, schedule)
+    refuse_unfit(model, train, epochs, batch_size, learning_rate, momentum, weight_decay, schedule, paths)
+    observers = () if observe is None else (observe,) if callable(observe) else tuple(observe)
     inputs = beside(model, train[0])
     labels = train[1].to(inputs.device, torch.int64)
     batches = math.ceil(len(inputs) / batch_size)
@@ -103,6 +110,7 @@ def fit(
         "weight_decay": weight_decay,
         "schedule": schedule,
         "seed": seed,
+        "paths": None if paths is None else str(paths),
     }
     history: checkpoints.History = []
     path = None if checkpoint is None else Path(checkpoint)
@@ -111,23 +119,30 @@ def fit(
         configuration["model"] = checkpoints.fingerprint(model)
         if path.exists():
             history = checkpoints.resume(path, model, optimiser, configuration)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoints.save(path, model, optimiser, configuration, history)
 
     def before_step(step: int) -> None:
+        taken.number = step
         optimiser.zero_grad(set_to_none=True)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * rate_factor(schedule, step, epochs * batches)
 
     def after_step(step: int) -> None:
-        if observe is not None:
+        for observer in observers:
             with own_randomness(model):
-                observe(model, step)
+                observer(model, step)
             model.train()
 
     try:
-        with shown_progress("training", epochs - len(history), show=progress) as advance:
+        model.train()
+        ahead = len(history) < epochs
+        first = inputs.tensor_split(batches)[0]
+        with (
+            nullcontext(Step()) if paths is None or not ahead else paths.around(model, first) as taken,
+            shown_progress("training", epochs - len(history), show=progress) as advance,
+        ):
+            if path is not None and not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                checkpoints.save(path, model, optimiser, configuration, history)
             for epoch in range(len(history), epochs):
                 began = time.perf_counter()
                 model.train()
@@ -136,7 +151,15 @@ def fit(
                 with own_randomness(model, f"{seed}/{epoch}"):
                     order = torch.randperm(len(inputs), device="cpu").to(inputs.device).tensor_split(batches)
                     loss, wrong = run_epoch(
-                        model, inputs, labels, order, optimiser, epoch * batches, before_step, after_step
+                        model,
+                        inputs,
+                        labels,
+                        order,
+                        optimiser,
+                        epoch * batches,
+                        before_step,
+                        taken,
+                        after_step,
                     )
                 row = {
                     "epoch": epoch + 1,
@@ -158,46 +181,3 @@ def fit(
     import pandas
 
     return pandas.DataFrame(history, columns=COLUMNS)
-
-
-def _is_pair(data: object) -> bool:
-    return (
-        isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
-    )
-
-
-def _check(
-    model: nn.Module,
-    train: Pair,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    momentum: float,
-    weight_decay: float,
-    schedule: str,
-) -> None:
-    inputs, labels = train
-    if len(inputs) != len(labels):
-        raise ValueError(f"Every input needs a label; got {len(inputs)} inputs and {len(labels)} labels.")
-    if len(inputs) == 0:
-        raise ValueError("There is nothing to train on: the data has no examples.")
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(
-            f"fit classifies: labels are whole numbers [N], got {labels.dtype} {list(labels.shape)}. "
-            "Pass class numbers, such as one_hot.argmax(dim=1)."
-        )
-    if int(labels.min()) < 0:
-        raise ValueError(f"Labels are class numbers from 0; the lowest here is {int(labels.min())}.")
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs and batch_size are at least 1; got {epochs} and {batch_size}.")
-    if not (0 < learning_rate < math.inf and 0 <= momentum < 1 and 0 <= weight_decay < math.inf):
-        raise ValueError(
-            "fit needs learning_rate > 0, momentum in [0, 1) and weight_decay >= 0; "
-            f"got {learning_rate}, {momentum}, {weight_decay}."
-        )
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule is one of {', '.join(SCHEDULES)}; got {schedule!r}.")
-    if not any(weight.requires_grad for weight in model.parameters()):
-        raise ValueError(
-            f"{type(model).__name__} has no parameter that requires a gradient: nothing to train."
-        )
