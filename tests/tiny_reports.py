@@ -1,4 +1,4 @@
-"""The six analyses at a size that a test can wait for: a few images, the smallest networks, two seeds."""
+"""The eight analyses at a size that a test can wait for: a few images, the smallest networks, two seeds."""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from analyses import conditioning, lesions, paths, refinement, reordering, shattering
+from analyses import (
+    conditioning,
+    effective_paths,
+    ensemble_depth,
+    lesions,
+    paths,
+    refinement,
+    reordering,
+    shattering,
+)
 from gradscope.data import DataSet, digits
 from gradscope.report import Section
 from gradscope.studies import settings as settings_module
@@ -17,7 +26,8 @@ from gradscope.studies.settings import Settings
 
 ANALYSES = {
     **{"shattering": shattering, "lesions": lesions, "reordering": reordering, "refinement": refinement},
-    **{"paths": paths, "conditioning": conditioning},
+    **{"paths": paths, "effective_paths": effective_paths, "ensemble_depth": ensemble_depth},
+    **{"conditioning": conditioning},
 }
 
 # A group of blocks that change places needs ResNet-20, a trend within a stage ResNet-26. The depths that claims
@@ -35,7 +45,21 @@ TINY = {
     "refinement": refinement.Preset(
         layers=26, epochs=1, small_layers=8, small_images=8, scales=(1 / 16, 1 / 64), blocks=(3, 6), images=32
     ),
-    "paths": paths.Preset(layers=8, epochs=1, images=4, draws=2),
+    "paths": paths.Preset(layers=8, epochs=1, images=4, draws=2, sampled=2),
+    "effective_paths": effective_paths.Preset(
+        layers=14,
+        epochs=1,
+        images=64,
+        gradient_images=4,
+        calibration=32,
+        draws=1,
+        shallow=8,
+        deep=14,
+        multi_epochs=1,
+    ),
+    "ensemble_depth": ensemble_depth.Preset(
+        fresh_layers=14, layers=8, epochs=1, images=8, draws=2, observations=2
+    ),
     "conditioning": conditioning.Preset(layers=(2, 3, 4), trained_layers=8, epochs=1, images=16, steps=6),
 }
 

@@ -142,14 +142,23 @@ def paths(
     examples: Examples = 32,
     seed: Seed = 0,
     draws: Annotated[int, typer.Option(min=0, help="Random-sign draws for norms of single paths.")] = 4,
+    sampled: Annotated[int, typer.Option(min=0, help="Single paths drawn for each length.")] = 0,
+    lengths: Annotated[str, typer.Option(help="The longest length in the spectrum, or all.")] = "all",
+    source: Annotated[str, typer.Option(help="What is differentiated: loss, logit or margin.")] = "loss",
+    norms: Annotated[
+        str, typer.Option(help="Of the whole batch's gradient, or of each example's.")
+    ] = "batch",
+    by: Annotated[str, typer.Option(help="Split by groups too: attention, stage or kind.")] = "",
     out: Out = None,
 ) -> None:
-    """The gradient by the number of residual branches its paths cross."""
+    """The gradient by the number of residual branches its paths cross, and how much of it crosses each block."""
     with one_line_errors(resumes=False):
-        from gradscope.cli import measure
+        from gradscope.cli import paths as verb
+        from gradscope.cli.measure import Asked
 
-        measure.paths(
-            measure.Asked("paths", model, data, data_root, weights, epochs, examples, seed, out), draws
+        verb.paths(
+            Asked("paths", model, data, data_root, weights, epochs, examples, seed, out),
+            verb.Splitting(draws, sampled, lengths, source, norms, by),
         )
 
 

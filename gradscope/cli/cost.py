@@ -13,17 +13,21 @@ from gradscope.data import DataSet
 from gradscope.studies.settings import Settings
 from gradscope.studies.specimens import untrained
 
+COUNTED = (
+    *("lesions", "reordering", "refinement", "paths"),
+    *("effective_paths", "ensemble_depth", "conditioning"),
+)
+
 
 def announce_cost(settings: Settings) -> None:
     """Print an estimate of the time on standard error; nothing for the embedded digits.
 
-    It counts the training of all networks, the passes of the lesion, re-ordering and refinement analyses and
-    the products with trained networks' Hessians, which cost the most.
+    It counts the training of all networks, the passes of the lesion, re-ordering, refinement and path analyses
+    and the products with trained networks' Hessians, which cost the most.
     """
     if settings.data == "digits":
         return
-    names = ("lesions", "reordering", "refinement", "conditioning")
-    sizes = {name: analysis_module(name).PRESETS[settings.preset] for name in names}
+    sizes = {name: analysis_module(name).PRESETS[settings.preset] for name in COUNTED}
     minutes = estimated_minutes(settings, sizes, settings.data_set())
     print(
         f"estimated cost: about {max(1, round(minutes))} min on this machine for preset {settings.preset} on "
@@ -57,16 +61,17 @@ def estimated_minutes(settings: Settings, sizes: dict[str, Any], data: DataSet) 
 
     Args:
         settings: Of the run.
-        sizes: The presets of the analyses `lesions`, `reordering`, `refinement` and `conditioning`.
+        sizes: The presets of the analyses `COUNTED`.
         data: What is trained on.
     """
-    lesions, orders, steps, curvature = (
-        sizes[name] for name in ("lesions", "reordering", "refinement", "conditioning")
-    )
+    lesions, orders, steps, paths, effective, along, curvature = (sizes[name] for name in COUNTED)
     image = _seconds_a_step(lesions.layers, data) / STEP
     # A plain and a residual network, two smaller ones that come to about half of one, and those of other depths.
     shallower = sum(2 * blocks + 2 for blocks in steps.blocks if 2 * blocks + 2 != lesions.layers)
-    training = (2.5 + shallower / lesions.layers) * image * len(data.train[0]) * lesions.epochs
+    # Two more ways to train; one and two branches a block at two depths; one network watched along training.
+    several = 3 * (effective.shallow + effective.deep) * effective.multi_epochs + along.layers * along.epochs
+    training = (4.5 + shallower / lesions.layers) * image * len(data.train[0]) * lesions.epochs
+    training += several / lesions.layers * image * len(data.train[0])
     blocks = (lesions.layers - 2) // 2
     # A forward pass is a third of a step; every lesion is judged twice and calibrated once, and lesions that
     # begin alike share half of their passes.
@@ -75,7 +80,11 @@ def estimated_minutes(settings: Settings, sizes: dict[str, Any], data: DataSet) 
     moved = (blocks + (len(orders.swaps) + 1) * orders.draws) * _judged_and_calibrated(orders, data)
     # A lesion for each block, and an early exit for those of the last stage.
     looked = blocks * 4 / 3 * min(steps.images, len(data.test[0]))
-    passes = (closed + moved + looked) * image / 3
+    # Two networks with blocks closed one by one; all lengths in half as many backward passes as there are blocks, for
+    # each draw anew, before and after training, and single paths.
+    closed += 2 * blocks * min(effective.images, len(data.test[0])) / 2
+    split = 2 * ((1 + paths.draws) * blocks / 2 + paths.sampled * blocks / 2) * 2 * paths.images
+    passes = (closed + moved + looked + split) * image / 3
     # Eigenvalues and density of two networks; a product costs two and a half gradients.
     products = (
         2 * 6 * curvature.steps * 2.5 * curvature.images * image * curvature.trained_layers / lesions.layers

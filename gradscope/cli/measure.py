@@ -23,7 +23,6 @@ from gradscope.problem import Problem
 from gradscope.report import keep, provenance
 from gradscope.studies.frames import where
 from gradscope.studies.gradient_correlation import gradient_correlation
-from gradscope.studies.path_spectrum import path_spectrum
 from gradscope.studies.settings import Settings
 from gradscope.training import fit
 
@@ -79,14 +78,6 @@ def shattering(asked: Asked, source: str) -> None:
         x_label="layer (order of running; 0 is the input)",
     )
     kept(asked, frame, data, {"source": source}, correlation=picture)
-
-
-def paths(asked: Asked, draws: int) -> None:
-    """`gradscope paths`."""
-    model, data = prepared(asked)
-    frame = path_spectrum((model, asked.some(data.test)), draws=draws, seed=asked.seed)
-    state = "trained" if asked.epochs or asked.weights else "as built"
-    kept(asked, frame, data, {"draws": draws}, spectrum=figures.path_lengths(frame.assign(state=state)))
 
 
 def curvature(asked: Asked, k: int, steps: int) -> None:
@@ -211,7 +202,12 @@ def _check_fits(text: str, model: nn.Module, data: DataSet, labels: bool) -> Non
 
 
 def kept(
-    asked: Asked, frame: "pd.DataFrame", data: DataSet, options: dict[str, Any], **pictures: "Figure"
+    asked: Asked,
+    frame: "pd.DataFrame",
+    data: DataSet,
+    options: dict[str, Any],
+    shown: "pd.DataFrame | None" = None,
+    **pictures: "Figure",
 ) -> None:
     """Write the frame, its pictures and its provenance in place of an earlier run's, and print the frame.
 
@@ -220,6 +216,7 @@ def kept(
         frame: What was measured.
         data: On what.
         options: The verb's own, as they were asked for.
+        shown: What is printed in place of the frame.
         pictures: By name.
     """
     facts = provenance(
@@ -240,7 +237,8 @@ def kept(
         (folder / name).unlink(missing_ok=True)
     if not asked.epochs and asked.weights is None and asked.model.partition(":")[0] in names():
         print("untrained network: see --epochs and --weights.", file=sys.stderr)
-    print(_legible(frame).to_string(index=False, max_rows=40, max_cols=12, max_colwidth=40))
+    told = _legible(frame) if shown is None else shown
+    print(told.to_string(index=False, max_rows=40, max_cols=12, max_colwidth=40))
     print(folder)
 
 

@@ -17,7 +17,10 @@ from gradscope.report.verdicts import VERDICTS
 from gradscope.report.wording import measured
 from gradscope.studies.settings import Settings
 
-ANALYSES = ("shattering", "lesions", "reordering", "refinement", "paths", "conditioning")
+ANALYSES = (
+    *("shattering", "lesions", "reordering", "refinement"),
+    *("paths", "effective_paths", "ensemble_depth", "conditioning"),
+)
 
 
 def run_one(name: str, main: Callable[[Settings], Section], settings: Settings) -> Path:

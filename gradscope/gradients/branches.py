@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gradscope.instruments.junctions import Edge, Junction, Trace
+from gradscope.instruments.junctions import Edge, Junction, Junctions, Trace
 
-Chosen = Sequence[Junction] | Callable[[Junction], bool] | None
+Chosen = Junction | Sequence[Junction] | str | Callable[[Junction], bool] | None
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,13 @@ def counted(
 
     Args:
         found: One forward pass.
-        chosen: Junctions (compared by name), or a function that says which. None: all of level 0 with a skip.
+        chosen: Junctions (compared by name), a pattern of their names, or a function that says which. None: all of
+            level 0 with a skip.
 
     Raises:
         ValueError: Nothing to count, with the reason.
     """
-    names = None if chosen is None or callable(chosen) else [junction.name for junction in chosen]
+    names = _names(found, chosen)
     junctions: list[Junction] = []
     branches: list[Branch] = []
     carries: list[tuple[Edge, ...]] = []
@@ -55,7 +56,7 @@ def counted(
         branches += [
             Branch(junction, number, edges, attention)
             for number, (edges, attention) in enumerate(
-                zip(found.crossings[place], _attention(found, place), strict=True)
+                zip(found.crossings[place], found.attention[place], strict=True)
             )
         ]
     if names is not None:
@@ -70,6 +71,15 @@ def counted(
     return junctions, branches, carries
 
 
+def _names(found: Trace, chosen: Chosen) -> list[str] | None:
+    """The names asked for; None where a rule decides."""
+    if chosen is None or (callable(chosen) and not isinstance(chosen, Junction)):
+        return None
+    if isinstance(chosen, str):
+        return [junction.name for junction in Junctions(found.junctions).matching(chosen)]
+    return [junction.name for junction in ([chosen] if isinstance(chosen, Junction) else chosen)]
+
+
 def _refuse_missing(names: list[str], junctions: list[Junction], found: Trace) -> None:
     missing = sorted(set(names) - {junction.name for junction in junctions})
     if missing:
@@ -78,8 +88,3 @@ def _refuse_missing(names: list[str], junctions: list[Junction], found: Trace) -
             f"Path lengths cannot be counted at {', '.join(missing)} in this forward pass. Where they can: "
             f"{', '.join(known) or 'nowhere'}."
         )
-
-
-def _attention(found: Trace, place: int) -> Sequence[bool]:
-    flags = getattr(found, "attention", None)
-    return [False] * len(found.crossings[place]) if flags is None else flags[place]

@@ -1,14 +1,22 @@
 """Through paths of which length does the gradient flow?"""
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from gradscope.gradients.paths import FLOAT32_LENGTHS, Paths, open_paths
+from gradscope.gradients.branches import Chosen
+from gradscope.gradients.live import open_paths
+from gradscope.gradients.sources import Source
+from gradscope.gradients.split import Paths
 from gradscope.problem import as_problem
-from gradscope.theory.path_counts import path_counts
+from gradscope.studies.paths.control_variate import sums_of_squares
+from gradscope.studies.paths.counts import Counts, as_float, counts_of, signed_number
+from gradscope.studies.paths.float_range import lost_lengths, too_small
+from gradscope.studies.paths.norms import Parts, Scaled, parts_of, scaled
+from gradscope.studies.paths.rows import conditions, frame_of, gradient_unit, precision_name
+from gradscope.studies.paths.sampled_rows import sampled_rows
+from gradscope.studies.paths.spectrum_rows import Lengths, coherent_norms, count_rows, exact_rows, sign_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,164 +25,126 @@ if TYPE_CHECKING:
 def path_spectrum(
     problem: Any,
     *,
-    lengths: int | None = None,
+    lengths: int | str = "all",
     draws: int = 4,
+    sampled: int = 0,
     seed: int = 0,
+    source: Source = "loss",
+    norms: str = "batch",
+    at: str = "input",
+    junctions: Chosen = None,
     precision: torch.dtype | None = None,
+    engine: str = "auto",
 ) -> "pd.DataFrame":
-    """The loss gradient at the input, by the number of residual branches its paths cross.
+    """The gradient by the number of residual branches its paths cross, and what single paths are like.
 
     Args:
         problem: Problem or (model, data); the first batch is used.
-        lengths: Longest path length; None for all.
-        draws: Random-sign backward runs for the sum of squared path norms; each costs as much as the
-            exact split. 0 leaves the rows that need it out.
-        seed: Of the signs.
-        precision: torch.float64 measures a copy in that precision. Beyond 30 lengths float32 runs scaled
-            by powers of two against underflow.
+        lengths: Longest path length; `all` for all.
+        draws: Random-sign backward runs for the sum of squared path norms; each costs as much as the exact split. 0
+            leaves the rows that need it out.
+        sampled: Single paths drawn for each length (all, if there are no more), many in one batched backward; in
+            chains only. 0 leaves those rows out.
+        seed: Of the signs and of the paths.
+        source: What is differentiated: `loss`, `logit`, `margin`, or f(outputs, targets) giving [N]. Gradients of
+            losses differ by orders of magnitude between examples, those of logits do not.
+        norms: `batch`: norms are of the whole batch's gradient. `example`: of the gradient of each example's own loss,
+            averaged over examples, whatever the problem's reduction; not with batch normalisation in train mode,
+            which couples examples.
+        at: Where the gradient is taken: `input`, a module's dotted path, or `parameters`.
+        junctions: Which are counted. None: all of level 0 that have a skip.
+        precision: torch.float64 measures a copy in that precision. Beyond 30 lengths float32 runs scaled by powers of
+            two against underflow.
+        engine: As in `path_gradients`.
 
     Returns:
-        Frame with columns `batch_norm`, `quantity`, `unit`, `path_length`, `value`, `low`, `high` (95 % over
-        draws), `n` (draws), `status`, `reason`. Quantities:
+        Frame with columns `batch_norm`, `dtype`, `source`, `at`, `norms`, `quantity`, `unit`, `path_length`,
+        `estimator`, `value`, `low`, `high` (95 %), `n`, `status`, `reason`. Quantities, exact (n: norms averaged):
 
-        - `path_count`, `path_count_share`: number of paths, a chain's product of (1 + branches t);
+        - `path_count`, `path_count_share`: number of paths;
         - `signed_share`: <g_k, g> / |g|^2, which adds up to 1 and may be negative: the headline;
-        - `coherent_norm`, `coherent_norm_share`: |g_k|, what actually reaches the input;
-        - `incoherent_norm`, `incoherent_norm_share`: sqrt(sum of squared norms of the paths);
-        - `rms_path_norm`: of one path; `veit_product`, `veit_product_share`: number of paths times that,
-          Veit's estimate with root mean square in place of the mean, an upper bound of |g_k|;
-        - `coherence`: |g_k|^2 / sum of squared norms: 1 for mutually orthogonal paths, the number of
-          paths for identical ones.
+        - `coherent_norm`, `coherent_norm_share`: |g_k|, what actually arrives.
 
-        Shares of norms are of their sum over k, over the lengths computed. Norms are of the whole batch.
+        By random signs (n: draws; the interval is over draws; with norms="example" over examples too, but for the
+        coherence):
+
+        - `squared_path_norms`: sum over the paths of that length of their squared norms;
+        - `incoherent_norm`, `incoherent_norm_share`: its square root, the norm that orthogonal paths would have;
+        - `rms_path_norm`: of one path; `veit_product`, `veit_product_share`: number of paths times that, Veit's
+          estimate with root mean square in place of the mean, an upper bound of |g_k|;
+        - `coherence`: |g_k|^2 / `squared_path_norms`: 1 for mutually orthogonal paths, the number of paths for
+          identical ones. Where it is high a control variate narrows the estimate (`estimator` says so).
+
+        By single paths, uniformly drawn (n: paths; bootstrap-t interval, for their norms are heavy-tailed):
+
+        - `mean_path_norm`; `sampled_veit_product`, `sampled_veit_product_share`: number of paths times that;
+        - `largest_draw_share`: of the sum of norms, what the largest one makes up. Near 1 do not trust the mean.
+
+        Shares of norms are of their sum over k, over the lengths computed. With norms="example" `coherent_norm` and
+        `mean_path_norm` are means over examples, roots of squared ones are root mean squares. A length of
+        which there is no path says so; one whose gradient underflowed is `undefined`, never zero.
 
     Raises:
-        ValueError: As `path_gradients`; or `draws` below 0.
+        ValueError: As `path_gradients`; `draws` or `sampled` below 0; or norms="example" where examples have no
+            gradients of their own.
 
     Source:
-        Veit et al. (2016), arXiv:1605.06431, figure 6; the split is exact.
+        Veit et al. (2016), arXiv:1605.06431, figure 6; the split is exact. Random signs: derived (Parseval).
     """
-    import pandas as pd
-
-    if draws < 0:
-        raise ValueError(f"draws is a number of random-sign runs, at least 0, got {draws}.")
+    for name, number in (("draws", draws), ("sampled", sampled)):
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise ValueError(f"{name} is a whole number, at least 0, got {number!r}.")
     problem = as_problem(problem)
-    with open_paths(problem, precision) as paths:
-        exact = paths.graded(lengths)
-        squares = _signed_squares(paths, lengths, draws, seed)
-        counts = _counts(paths, len(exact.gradients))
-        precise = (
-            "float32, scaled by 2^k" if _is_scaled(paths, len(exact.gradients)) else str(paths.loss.dtype)[6:]
+    with open_paths(problem, precision=precision, source=source, at=at, junctions=junctions) as paths:
+        parts = parts_of(problem, paths, norms)
+        exact = paths.graded(lengths, engine=engine)
+        graded = scaled(parts.rows(exact.gradients))
+        counts = counts_of(paths)
+        size = torch.linalg.vector_norm(coherent_norms(graded), dim=1)
+        lost = lost_lengths(paths, exact, size / parts.factor, counts, engine)
+        measured = Lengths(
+            counts, [too_small(exact) if gone else "" for gone in lost], gradient_unit(source, at)
         )
-    rows = _count_rows(counts) + _exact_rows(exact.gradients, exact.gradient)
-    if draws:
-        rows += _incoherent_rows(squares, exact.gradients, counts)
-    shared = {"batch_norm": problem.batch_norm_name, "dtype": precise}
-    columns = ["quantity", "unit", "path_length", "value", "low", "high", "n", "status", "reason"]
-    return pd.DataFrame([{**_BLANK, **row} for row in rows])[columns].assign(**shared)[[*shared, *columns]]
+        rows = count_rows(measured) + exact_rows(measured, graded, parts.rows(exact.gradient, leading=0))
+        if draws:
+            sums, corrected = _sums_of_squares(paths, parts, graded, counts, draws, seed, engine)
+            rows += sign_rows(measured, sums, corrected, graded)
+        if sampled:
+            rows += sampled_rows(paths, parts, measured, size, sampled, seed, engine)
+    shared = conditions(problem, precision_name(exact), source, at, norms)
+    return frame_of(rows, shared, ["path_length"])
 
 
-_BLANK = {"low": math.nan, "high": math.nan, "n": 1, "status": "ok", "reason": ""}
-_NO_CHAIN = (
-    "branches are not passed one after the other, so the product of block polynomials does not count paths"
-)
-_ONE_DRAW = "one draw gives no interval"
-
-
-def _is_scaled(paths: Paths, lengths: int) -> bool:
-    return paths.loss.dtype is torch.float32 and lengths - 1 > FLOAT32_LENGTHS
-
-
-def _signed_squares(paths: Paths, lengths: int | None, draws: int, seed: int) -> Tensor:
-    """|g_k(signs)|^2 for each draw: [draws, K+1]; its mean is the sum of squared path norms."""
+def _sums_of_squares(
+    paths: Paths, parts: Parts, graded: Scaled, counts: Counts, draws: int, seed: int, engine: str
+) -> tuple[Tensor, Tensor]:
+    """One estimate a draw of the sum of squared path norms, [draws, K+1, E], and where a control variate was used."""
     generator = torch.Generator().manual_seed(seed)
-    rows = []
+    highest = len(graded.rows) - 1
+    squares, inner, signed = [], [], []
     for _ in range(draws):
-        signs = torch.randint(0, 2, (paths.branches,), generator=generator) * 2 - 1
-        rows.append(paths.graded(lengths, signs).gradients.flatten(start_dim=1).square().sum(dim=1).cpu())
-    return torch.stack(rows) if rows else torch.empty(0, 0)
-
-
-def _counts(paths: Paths, lengths: int) -> list[float]:
-    if not paths.is_chain:
-        return [math.nan] * lengths
-    return [float(count) for count in path_counts([[1, len(j.branches)] for j in paths.junctions])][:lengths]
-
-
-def _count_rows(counts: list[float]) -> list[dict[str, Any]]:
-    total = sum(counts)
-    status = {"status": "undefined", "reason": _NO_CHAIN} if math.isnan(total) else {}
-    rows = []
-    for k, count in enumerate(counts):
-        rows.append({"quantity": "path_count", "unit": "paths", "path_length": k, "value": count} | status)
-        rows.append(
-            {"quantity": "path_count_share", "unit": "1", "path_length": k, "value": count / total} | status
-        )
-    return rows
-
-
-def _exact_rows(gradients: Tensor, gradient: Tensor) -> list[dict[str, Any]]:
-    flat, whole = gradients.flatten(start_dim=1), gradient.flatten()
-    norms = torch.linalg.vector_norm(flat, dim=1)
-    signed = flat @ whole / whole.square().sum()
-    return (
-        _exact("signed_share", "1", signed)
-        + _exact("coherent_norm", "loss per input", norms)
-        + _exact("coherent_norm_share", "1", norms / norms.sum())
-    )
-
-
-def _exact(quantity: str, unit: str, values: Tensor) -> list[dict[str, Any]]:
-    return [
-        {"quantity": quantity, "unit": unit, "path_length": k, "value": value}
-        | (
-            {}
-            if math.isfinite(value)
-            else {"status": "undefined", "reason": "the gradient is zero or not finite"}
-        )
-        for k, value in enumerate(values.tolist())
+        signs = (torch.randint(0, 2, (len(paths.branches),), generator=generator) * 2 - 1).tolist()
+        turned = graded.of(parts.rows(paths.graded(highest, signs=signs, engine=engine).gradients))
+        squares.append(turned.square().sum(dim=2).cpu())
+        inner.append((turned * graded.rows).sum(dim=2).cpu())
+        signed.append(_signed_shares(counts, signs, highest))
+    numbers = [
+        as_float(number) if counts.links and number else torch.nan for number in _first(counts, highest)
     ]
+    coherent = graded.rows.square().sum(dim=2).cpu()
+    return sums_of_squares(torch.stack(squares), torch.stack(inner), coherent, torch.stack(signed), numbers)
 
 
-def _incoherent_rows(squares: Tensor, gradients: Tensor, counts: list[float]) -> list[dict[str, Any]]:
-    from scipy.stats import t as student
-
-    draws = len(squares)
-    mean = squares.mean(dim=0)
-    # The zeroth length crosses no sign: it is exact, and its spread is zero.
-    error = (
-        squares.std(dim=0, correction=1) / math.sqrt(draws) if draws > 1 else torch.full_like(mean, math.nan)
-    )
-    half = error * float(student.ppf(0.975, draws - 1)) if draws > 1 else error
-    low, high = (mean - half).clamp(min=0), mean + half
-    number = torch.tensor(counts, dtype=torch.float64)
-    coherent = gradients.flatten(start_dim=1).square().sum(dim=1).cpu()
-    norm = [band.sqrt() for band in (mean, low, high)]
-    path = [band / number.sqrt() for band in norm]
-    product = [band * number.sqrt() for band in norm]
-    coherence = [coherent / mean, coherent / high, coherent / low]
-    rows: list[dict[str, Any]] = []
-    rows += _banded("incoherent_norm", "loss per input", norm, draws)
-    rows += _banded("incoherent_norm_share", "1", [band / norm[0].sum() for band in norm], draws)
-    rows += _banded("rms_path_norm", "loss per input", path, draws, _NO_CHAIN)
-    rows += _banded("veit_product", "loss per input", product, draws, _NO_CHAIN)
-    rows += _banded(
-        "veit_product_share", "1", [band / product[0].sum() for band in product], draws, _NO_CHAIN
-    )
-    rows += _banded("coherence", "1", coherence, draws)
-    return rows
+def _signed_shares(counts: Counts, signs: list[int], highest: int) -> Tensor:
+    """e_k(signs) / N_k of a chain; 0 where unknown or where there is no path."""
+    found = torch.zeros(highest + 1, dtype=torch.float64)
+    if counts.links is None:
+        return found
+    for length, number in enumerate(signed_number(counts.links, signs)[: highest + 1]):
+        whole = counts.of(length)
+        found[length] = number / whole if whole else 0.0
+    return found
 
 
-def _banded(
-    quantity: str, unit: str, bands: list[Tensor], draws: int, reason: str = "no path has a norm above zero"
-) -> list[dict[str, Any]]:
-    rows = []
-    for k, (value, low, high) in enumerate(zip(*(band.tolist() for band in bands), strict=True)):
-        row = {"quantity": quantity, "unit": unit, "path_length": k, "n": draws}
-        row |= {"value": value, "low": low, "high": high}
-        if not math.isfinite(value):
-            row |= {"status": "undefined", "reason": reason}
-        elif draws == 1:
-            row |= {"reason": _ONE_DRAW}
-        rows.append(row)
-    return rows
+def _first(counts: Counts, highest: int) -> list[int | None]:
+    return [counts.of(length) for length in range(highest + 1)]

@@ -69,8 +69,25 @@ def test_shattering_is_gradient_correlation(tmp_path):
 
 
 def test_paths_is_path_spectrum(tmp_path):
-    computed = gs.path_spectrum((small(), IMAGES), draws=2, seed=3)
-    assert_same(run("paths", tmp_path, "--draws", "2"), computed)
+    pair = small(), IMAGES
+    computed = [
+        gs.path_moments(pair),
+        gs.path_spectrum(pair, draws=2, seed=3),
+        gs.block_participation(pair),
+    ]
+    kept = run("paths", tmp_path, "--draws", "2")
+    assert_same(kept, pd.concat(computed, ignore_index=True))
+    assert {path.name for path in tmp_path.glob("*.png")} == {"spectrum.png", "participation.png"}
+
+
+def test_paths_by_groups_and_with_single_paths(tmp_path, capsys):
+    options = ["--sampled", "1", "--by", "kind", "--source", "margin", "--lengths", "2", "--norms", "example"]
+    kept = run("paths", tmp_path, *options)
+    assert kept["path_length"].max() == 3 and set(kept["source"]) == {"margin"}
+    assert {"mean_path_norm", "participation"} <= set(kept["quantity"])
+    assert kept.query("quantity == 'coherent_norm' and norms == 'example'")["path_length"].min() == 0
+    assert (tmp_path / "triptych.png").exists() and (tmp_path / "groups.png").exists()
+    assert "mean path length" in capsys.readouterr().out
 
 
 def test_curvature_is_extreme_eigenvalues_and_density(tmp_path):
@@ -140,7 +157,8 @@ def test_a_network_of_ones_own(tmp_path, factory, verb, capsys):
     first = run(verb, tmp_path / "one", *options, model=factory)
     told = capsys.readouterr()
     assert "importing my_networks and calling residual()" in told.err
-    assert told.out.splitlines()[-1] == str(tmp_path / "one") and "value" in told.out.splitlines()[0].split()
+    heading = {"paths": "signed_share"}.get(verb, "value")
+    assert told.out.splitlines()[-1] == str(tmp_path / "one") and heading in told.out
     # Its weights are drawn with every call: the seed fixes them, and leaves torch's generator alone.
     torch.manual_seed(5)
     second = run(verb, tmp_path / "two", *options, model=factory)

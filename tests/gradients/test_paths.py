@@ -1,6 +1,7 @@
 """Gradients by path length against all paths, one by one."""
 
 import itertools
+from dataclasses import replace
 from math import comb
 
 import pytest
@@ -13,7 +14,7 @@ from gradscope.gradients.live import open_paths
 from gradscope.gradients.paths import path_gradients
 from gradscope.instruments.gates.delay import delays
 from gradscope.instruments.gates.polynomial import Gate
-from gradscope.instruments.junctions import trace
+from gradscope.instruments.junctions import junctions, trace
 from gradscope.problem import Problem
 
 EXACT = {"rtol": 1e-11, "atol": 1e-14}
@@ -249,7 +250,7 @@ def test_truncation_changes_nothing_and_skips_count_from_the_other_end(name):
     problem = problem_of(name)
     everything = path_gradients(problem)
     for longest in range(len(everything)):
-        assert torch.equal(path_gradients(problem, longest), everything[: longest + 1])
+        torch.testing.assert_close(path_gradients(problem, longest), everything[: longest + 1], **EXACT)
         last = path_gradients(problem, longest, longest=True)
         torch.testing.assert_close(last, everything[len(everything) - 1 - longest :], **EXACT)
 
@@ -387,7 +388,7 @@ def test_a_bare_pair_will_do():
     assert torch.equal(path_gradients(pair), path_gradients(Problem(*pair)))
 
 
-@pytest.mark.parametrize("name", ["post-activation", "multi-residual", "shared weights"])
+@pytest.mark.parametrize("name", ["post-activation", "multi-residual", "shared weights", "tokens"])
 def test_gradients_at_parameters_split_too(name):
     """A block's own branch counts as one crossing, so nothing of the lengths' sum is lost."""
     problem = problem_of(name)
@@ -533,3 +534,22 @@ def test_a_source_that_does_not_depend_on_the_place_is_refused():
     problem = Problem(Two().double(), (x, torch.zeros(2)), loss=summed)
     with pytest.raises(ValueError, match="does not depend on site unused"):
         path_gradients(problem, at="unused")
+
+
+def test_junctions_are_chosen_by_pattern_by_name_or_by_a_rule():
+    problem = problem_of("pre-norm transformer")
+    x, _ = problem.first_batch()
+    found = junctions(problem.model, x)
+    attention = path_gradients(problem, junctions="*:0")
+    assert len(attention) == 4
+    assert torch.equal(attention, path_gradients(problem, junctions=found.matching("*:0")))
+    assert torch.equal(attention, path_gradients(problem, junctions=lambda j: j.name.endswith(":0")))
+    with pytest.raises(ValueError, match="No junction matches 'layer9"):
+        path_gradients(problem, junctions="layer9*")
+    with pytest.raises(ValueError, match="cannot be counted at elsewhere:0"):
+        path_gradients(problem, junctions=replace(found[0], name="elsewhere:0"))
+
+
+def test_the_longest_paths_are_counted_at_the_input_of_chains_only():
+    with pytest.raises(ValueError, match="not at site 1"):
+        path_gradients(problem_of("post-activation"), 2, at="1", longest=True)

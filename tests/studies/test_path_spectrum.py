@@ -141,16 +141,16 @@ class TwoStreams(nn.Module):
         return torch.cat([self.left(x), self.right(x)], dim=1)
 
 
-def test_blocks_that_are_no_chain_have_lengths_but_no_counts():
+def test_paths_that_cross_the_same_branches_are_counted_but_not_told_apart():
+    """Two paths cross nothing, one in each stream; two cross one branch each."""
     model = TwoStreams().double()
     x = torch.randn(3, 4, dtype=torch.float64)
-    frame = path_spectrum((model, (x, torch.tensor([0, 1, 2]))))
+    frame = path_spectrum((model, (x, torch.tensor([0, 1, 2]))), sampled=2)
     assert sum(values(frame, "signed_share")) == pytest.approx(1, abs=1e-12)
-    counts = frame[
-        frame["quantity"].isin(["path_count", "path_count_share", "rms_path_norm", "veit_product"])
-    ]
-    assert set(counts["status"]) == {"undefined"} and counts["value"].isna().all()
-    assert counts["reason"].str.contains("not passed one after the other").all()
+    assert values(frame, "path_count")[:2] == [2, 2]
+    single = frame["quantity"].isin(["rms_path_norm", "veit_product", "veit_product_share", "mean_path_norm"])
+    assert set(frame[single]["status"]) == {"undefined"} and frame[single]["value"].isna().all()
+    assert frame[single]["reason"].iloc[0].startswith("several paths cross the same branches")
 
 
 def test_one_draw_has_no_interval_and_says_so():

@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from gradscope.gradients.engines.graph import LiveGraph
+from gradscope.gradients.engines.nodes import CannotWalk
 from gradscope.gradients.engines.passes import passes
+from gradscope.gradients.engines.vmapped import vmapped
+from gradscope.gradients.engines.walk import walk
 from gradscope.instruments.gates.polynomial import Gate, Powers
 from gradscope.instruments.junctions import Edge
 
-ENGINES = ("auto", "passes")
+ENGINES = ("auto", "walk", "vmap", "passes")
 
 
 def run(
@@ -23,9 +26,23 @@ def run(
 ) -> tuple[list[Tensor], str]:
     """Coefficients at each target, [members, *powers.shape, *shape] in float64, and the engine that found them.
 
+    `auto` walks, and where the walk meets something it cannot, runs ordinary passes.
+
     Raises:
         ValueError: An unknown engine.
+        RuntimeError: `walk` was asked for and cannot.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine is one of {', '.join(ENGINES)}, got {engine!r}.")
+    if engine == "vmap":
+        return vmapped(graph, gates, powers, members, lifted), "vmap"
+    if engine == "walk" or (engine == "auto" and members * len(powers) > 1):
+        try:
+            return walk(graph, gates, powers, members, lifted), "walk"
+        except CannotWalk as reason:
+            if engine == "walk":
+                raise RuntimeError(
+                    f"This graph cannot be walked node by node: {str(reason).rstrip('.')}. Take engine='passes', or "
+                    "'auto', which falls back to it."
+                ) from reason
     return passes(graph, gates, powers, members, lifted), "passes"

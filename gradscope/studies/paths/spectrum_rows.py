@@ -1,0 +1,173 @@
+"""Rows of a path spectrum, from what was measured for each length."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradscope.studies.paths.counts import NO_PATH, Counts, as_float, square_root
+from gradscope.studies.paths.estimates import defined_examples, over_draws, over_examples
+from gradscope.studies.paths.norms import Scaled
+from gradscope.studies.paths.rows import NO_GRADIENT, row
+
+Row = dict[str, Any]
+Triple = Sequence[Tensor]
+ONE_DRAW = "one draw gives no interval"
+TOO_SMALL = "the square is below what float64 holds: its root is incoherent_norm"
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What rows of every quantity need.
+
+    Attributes:
+        counts: Of the paths.
+        lost: For each length why its gradient is unknown; empty where it is not.
+        unit: Of a gradient.
+    """
+
+    counts: Counts
+    lost: Sequence[str]
+    unit: str
+
+    def __len__(self) -> int:
+        return len(self.lost)
+
+    @property
+    def squared_unit(self) -> str:
+        return f"({self.unit})^2"
+
+    def rows(
+        self,
+        quantity: str,
+        unit: str,
+        bands: Triple,
+        *,
+        undefined: str | Callable[[int], str] = NO_GRADIENT,
+        estimators: Sequence[str] | None = None,
+        n: int = 1,
+        note: str = "",
+    ) -> list[Row]:
+        """One row a length, from values and the ends of their intervals; lost lengths are undefined."""
+        made = []
+        for length, (value, low, high) in enumerate(zip(*(band.tolist() for band in bands), strict=True)):
+            lost = self.lost[length]
+            why = lost or (undefined if isinstance(undefined, str) else undefined(length))
+            said = NO_PATH if self.counts.none(length) else note
+            columns = {"path_length": length, "low": low, "high": high, "n": n, "reason": said}
+            if estimators is not None:
+                columns["estimator"] = estimators[length]
+            made.append(row(quantity, unit, math.nan if lost else value, undefined=why, **columns))
+        return made
+
+
+def count_rows(lengths: Lengths) -> list[Row]:
+    """Numbers of paths, and their shares of those of all lengths measured."""
+    numbers = lengths.counts.numbers
+    reason = lengths.counts.reason or "more paths than a float holds"
+    rows = []
+    total = sum(numbers[: len(lengths)]) if numbers is not None else 0
+    for length in range(len(lengths)):
+        number = math.nan if numbers is None else as_float(numbers[length])
+        share = numbers[length] / total if numbers is not None and total else math.nan
+        where: Row = {"path_length": length, "undefined": reason}
+        rows.append(row("path_count", "paths", number, **where))
+        rows.append(row("path_count_share", "1", share, **where))
+    return rows
+
+
+def exact_rows(lengths: Lengths, graded: Scaled, whole: Tensor) -> list[Row]:
+    """Signed shares, and norms of the gradients of each length.
+
+    Args:
+        lengths: As given to all.
+        graded: [K+1, E, D].
+        whole: The gradient, [E, D].
+    """
+    norms = coherent_norms(graded)
+    kept, note = defined_examples(signed_shares(graded, whole))
+    examples = norms.shape[1]
+    norm = over_examples(norms)
+    total = _known(norm[0], lengths.lost).sum()
+    return [
+        *lengths.rows("signed_share", "1", over_examples(kept), n=kept.shape[1], note=note),
+        *lengths.rows("coherent_norm", lengths.unit, _at_least_zero(norm), n=examples),
+        *lengths.rows(
+            "coherent_norm_share", "1", [band / total for band in _at_least_zero(norm)], n=examples
+        ),
+    ]
+
+
+def coherent_norms(graded: Scaled) -> Tensor:
+    """|g_k| for each length and example, [K+1, E], on the CPU."""
+    return graded.restored(torch.linalg.vector_norm(graded.rows, dim=2).T).T
+
+
+def signed_shares(graded: Scaled, whole: Tensor) -> Tensor:
+    """<g_k, g> / |g|^2 for each length and example, [K+1, E], on the CPU; NaN where g is zero."""
+    largest = whole.abs().amax(dim=1, keepdim=True)
+    unit = whole / largest
+    part = torch.einsum("ked,ed->ke", graded.rows, unit) / unit.square().sum(dim=1) / largest[:, 0]
+    return graded.restored(part.T).T
+
+
+def sign_rows(lengths: Lengths, sums: Tensor, corrected: Tensor, graded: Scaled) -> list[Row]:
+    """What follows from the sums of squared path norms.
+
+    Args:
+        lengths: As given to all.
+        sums: Estimates of them, one a draw, in units of `graded`, [R, K+1, E].
+        corrected: Whether a control variate was used, [K+1].
+        graded: The gradients by length.
+    """
+    draws = len(sums)
+    mean, low, high = over_draws(sums)
+    bands = [mean, low.clamp(min=0), high]
+    squares = [graded.restored(band, 2) for band in bands]
+    squares[0] = torch.where((squares[0] == 0) & (mean > 0), math.nan, squares[0])
+    # Roots before the powers of two, for their squares may be less than any float.
+    norm = [graded.restored(band.clamp(min=0).sqrt()) for band in bands]
+    counts = lengths.counts
+    roots = torch.tensor([_root(counts, k) for k in range(len(lengths))], dtype=torch.float64)
+    path = [band / roots for band in norm]
+    product = [band * roots for band in norm]
+    coherent = graded.rows.square().sum(dim=2).mean(dim=1).cpu()
+    # Of one batch: that examples differ moves both alike.
+    whole_batch, least, most = over_draws(sums.mean(dim=2, keepdim=True))
+    coherence = [coherent / whole_batch, coherent / most, coherent / least.clamp(min=0)]
+    named = ["random signs, control variate" if used else "random signs" for used in corrected.tolist()]
+    options: dict[str, Any] = {"n": draws, "estimators": named, "note": ONE_DRAW if draws == 1 else ""}
+
+    def unequal(length: int) -> str:
+        return NO_PATH if counts.none(length) else counts.reason
+
+    def still(length: int) -> str:
+        return NO_PATH if counts.none(length) else "no path has a norm above zero"
+
+    total, whole = (_known(band[0], lengths.lost).sum() for band in (norm, product))
+    single = options | {"undefined": unequal}
+    return [
+        *lengths.rows("squared_path_norms", lengths.squared_unit, squares, **options, undefined=TOO_SMALL),
+        *lengths.rows("incoherent_norm", lengths.unit, norm, **options),
+        *lengths.rows("incoherent_norm_share", "1", [band / total for band in norm], **options),
+        *lengths.rows("rms_path_norm", lengths.unit, path, **single),
+        *lengths.rows("veit_product", lengths.unit, product, **single),
+        *lengths.rows("veit_product_share", "1", [band / whole for band in product], **single),
+        *lengths.rows("coherence", "1", coherence, **options, undefined=still),
+    ]
+
+
+def _root(counts: Counts, length: int) -> float:
+    number = counts.of(length)
+    return square_root(number) if counts.distinct and number is not None else math.nan
+
+
+def _known(values: Tensor, lost: Sequence[str]) -> Tensor:
+    return torch.where(torch.tensor([not why for why in lost]), values, 0.0)
+
+
+def _at_least_zero(bands: Triple) -> list[Tensor]:
+    return [bands[0], bands[1].clamp(min=0), bands[2]]
