@@ -10,6 +10,7 @@ function does not.
     writes reports/effective_paths/: a page, verdicts, tables and figures
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -122,7 +123,7 @@ def main(settings: Settings) -> Section:
         gs.grid(branches=["relu", "linear"], blocks=6, width=8, seed=settings.seeds),
         **settings.sweeping(),
     )
-    measured = {
+    measured: dict[tuple[str, str], Iterable[float]] = {
         **{("V9", "counted"): [_survivors(counted, 17) / _survivors(counted, 5)]},
         **{("V14", "counts"): [max(routes["value"], key=lambda ratio: abs(ratio - 1))]},
         **claims(trainings, several, deletions, terms, size),

@@ -108,7 +108,7 @@ def claims(frame: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
         for name, table in shares.items()
         if name != "signed_share"
     }
-    norms = np.log(_by_length(trained, "mean_path_norm"))
+    norms = _by_length(trained, "mean_path_norm").apply(np.log)
     initially = _coherence_at_mean(where(frame, state="initial"))
     return {
         ("V5", "falls"): norms.apply(lambda row: np.exp(_line(row)[0]), axis=1),

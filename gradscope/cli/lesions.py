@@ -82,7 +82,7 @@ def lesions(asked: Asked, closing: Closing) -> None:
             "calibration": len(calibration),
         }
         pictures = _lesion_pictures(frame.assign(family=asked.model), closing.metrics())
-        kept(asked, frame, data, options, **pictures)
+        kept(asked, frame, data, options, None, **pictures)
 
 
 def _lesion_pictures(frame: "pd.DataFrame", metrics: list[str]) -> dict[str, "Figure"]:

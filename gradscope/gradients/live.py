@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from gradscope.gradients.branches import Chosen
+from gradscope.gradients.result import PathGradients
 from gradscope.gradients.sources import Source, source_value
-from gradscope.gradients.split import PathGradients, Paths
+from gradscope.gradients.split import Paths
 from gradscope.gradients.targets import located
 from gradscope.instruments.junctions import trace
 from gradscope.problem import Problem, as_problem

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,32 +11,13 @@ from torch import Tensor
 from gradscope.gradients.branches import Branch, Chosen, counted
 from gradscope.gradients.engines.choice import run
 from gradscope.gradients.engines.graph import LiveGraph, Target
+from gradscope.gradients.engines.order import place_of
+from gradscope.gradients.result import PathGradients
 from gradscope.instruments.gates.polynomial import Gate, Powers
 from gradscope.instruments.junctions import Edge, Junction, Trace
+from gradscope.instruments.junctions.graph import Node
 
 FLOAT32_LENGTHS = 30
-
-
-@dataclass(frozen=True)
-class PathGradients:
-    """Gradients by path length, and what they were measured on.
-
-    Attributes:
-        gradients: [K+1, *shape], float64, of paths through 0..K branches (with `longest`, n-K..n of n): unsigned, all
-            of them sum to `gradient`. At parameters, a dict of these.
-        gradient: The ordinary gradient, float64.
-        lengths: The K+1 path lengths.
-        junctions: The junctions whose branches were counted.
-        dtype: Precision of the backward passes.
-        engine: What ran them.
-    """
-
-    gradients: Any
-    gradient: Any
-    lengths: range
-    junctions: tuple[Junction, ...]
-    dtype: torch.dtype
-    engine: str
 
 
 class Paths:
@@ -45,7 +26,7 @@ class Paths:
     Attributes:
         loss: The scalar whose gradient is split.
         junctions: Those counted, in forward order.
-        branches: Their branches, in the same order.
+        branches: Their branches, in the same order; those of one junction as its sum adds them up.
         carries: For each junction, the edges by which the gradient passes it without crossing a branch.
         longest: The number of junctions: no path crosses more branches.
         is_chain: Whether every path passes every junction, by its skip or by one of its branches.
@@ -128,10 +109,11 @@ class Paths:
             gates |= {edge: Gate(0) for edges in self.carries for edge in edges}
         gradient = self.backward()
         lifted = self.loss.dtype is torch.float32 and highest > FLOAT32_LENGTHS
-        results, name = self._run(gates, Powers((highest,)), lifted=lifted, engine=engine)
+        whole = highest == self.longest and signs is None
+        results, name = self._run(gates, Powers((highest,)), lifted=lifted, whole=whole, engine=engine)
         found = [result[0].flip(0) if longest else result[0] for result in results]
         split = self._named(found)
-        if highest == self.longest and signs is None:
+        if whole:
             self._refuse_change(found, gradient)
         first = self.longest - highest if longest else 0
         kept = range(first, first + highest + 1)
@@ -200,7 +182,8 @@ class Paths:
             [M, *shape], float64.
 
         Raises:
-            ValueError: Another number of branches or junctions.
+            ValueError: Another number of branches or junctions; `carries` where some path leads around a junction, for
+                masks would not leave single paths there.
         """
         if branches.ndim != 2 or branches.shape[1] != len(self.branches):
             raise ValueError(
@@ -210,6 +193,11 @@ class Paths:
             raise ValueError(
                 f"carries is [{len(branches)}, {len(self.junctions)}], one factor a junction, got "
                 f"{list(carries.shape)}."
+            )
+        if carries is not None and not self.is_chain:
+            raise ValueError(
+                "Factors for the skips need a network whose paths pass every junction, but some path here leads around "
+                "one. Leave carries out."
             )
         gates = {
             edge: Gate(None, 1.0, branches[:, number])
@@ -228,16 +216,36 @@ class Paths:
         powers: Powers,
         members: int = 1,
         lifted: bool = False,
+        whole: bool = False,
         engine: str = "auto",
     ) -> tuple[list[Tensor], str]:
+        if not any(edge.node.next_functions[edge.slot][0] in self._leading for edge in gates):
+            return self._untouched(powers, members)
         try:
-            return run(self.graph, gates, powers, members, lifted=lifted, engine=engine)
+            return run(self.graph, gates, powers, members, lifted=lifted, whole=whole, engine=engine)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise MemoryError(self._too_large(len(powers) * members)) from error
         except RuntimeError as error:
             if "can't allocate memory" in str(error) or "not enough memory" in str(error):
                 raise MemoryError(self._too_large(len(powers) * members)) from error
             raise
+
+    @cached_property
+    def _leading(self) -> set[Node]:
+        """The values from which a way leads to the place of the gradient."""
+        leading: set[Node] = {place_of(target)[0] for target in self.graph.targets}
+        for node, operands in self.graph.operands.items():
+            if any(operand in leading for operand, _ in operands):
+                leading.add(node)
+        return leading
+
+    def _untouched(self, powers: Powers, members: int) -> tuple[list[Tensor], str]:
+        """What gates leave that no way to the place meets, such as a site behind the last junction: the gradient."""
+        results = self.graph.empty(members, *powers.shape)
+        for result, gradient in zip(results, self.graph.ordinary, strict=True):
+            if gradient is not None:
+                result.flatten(1, len(powers.shape))[:, 0] = gradient.double()
+        return results, "passes"
 
     def _too_large(self, coefficients: int) -> str:
         size = 8 * coefficients * sum(math.prod(target.shape) for target in self.graph.targets) / 2**30

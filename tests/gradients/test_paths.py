@@ -553,3 +553,13 @@ def test_junctions_are_chosen_by_pattern_by_name_or_by_a_rule():
 def test_the_longest_paths_are_counted_at_the_input_of_chains_only():
     with pytest.raises(ValueError, match="not at site 1"):
         path_gradients(problem_of("post-activation"), 2, at="1", longest=True)
+
+
+def test_behind_the_last_junction_there_is_one_path():
+    problem = problem_of("post-activation")
+    split = path_gradients(problem, at="9")
+    assert split[1:].abs().max() == 0
+    with open_paths(problem, at="9") as paths:
+        torch.testing.assert_close(split[0], paths.backward(), rtol=0, atol=0)
+        moments = paths.moments(1)
+    assert torch.equal(moments[0], split[0]) and moments[1].abs().max() == 0

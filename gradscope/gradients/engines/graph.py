@@ -48,7 +48,7 @@ class LiveGraph:
         # Autograd makes this tuple anew each time it is asked for it.
         below: dict[Node, tuple[tuple[Node | None, int], ...]] = {}
         order: list[Node] = []
-        stack = [(self.loss.grad_fn, False)]
+        stack: list[tuple[Any, bool]] = [(self.loss.grad_fn, False)]
         while stack:
             node, done = stack.pop()
             if done:

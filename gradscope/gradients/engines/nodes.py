@@ -81,7 +81,7 @@ def batched(node: Node, given: Given, slots: Sequence[int]) -> list[Tensor | Non
         # A row is handed on too, since vmap wants at least one result.
         return (rows[0], *(gradient for gradient in found if gradient is not None))
 
-    stacks = [given[number] for number in present]
+    stacks = [stack for stack in given if stack is not None]
     if len(stacks[0]) > FEW:
         try:
             with _no_hidden_loops():
@@ -117,7 +117,7 @@ def _fitted(gradient: Tensor | None, place: tuple[Node, int]) -> Tensor | None:
 @contextmanager
 def _no_hidden_loops() -> Iterator[None]:
     """Operations without a batching rule raise: a loop around the whole node costs less than one around each."""
-    functorch = torch._C._functorch
+    functorch: Any = torch._C._functorch
     allowed = functorch._is_vmap_fallback_enabled()
     functorch._set_vmap_fallback_enabled(False)
     try:

@@ -2,7 +2,9 @@
 
 import heapq
 from collections.abc import Iterator
+from typing import Any
 
+from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from gradscope.gradients.engines.graph import LiveGraph, Target
@@ -38,7 +40,7 @@ class Ways:
         """Every node after all that use what it made; of those that could come, the last to run forward first."""
         if self.root[0] not in self.slots:
             return
-        waiting = dict.fromkeys(self.slots, 0)
+        waiting: dict[Any, int] = dict.fromkeys(self.slots, 0)
         for node, slots in self.slots.items():
             for slot in slots:
                 waiting[self.operands[node][slot][0]] += 1
@@ -48,15 +50,15 @@ class Ways:
             _, _, node = heapq.heappop(ready)
             yield node
             for slot in self.slots[node]:
-                operand = self.operands[node][slot][0]
+                operand: Any = self.operands[node][slot][0]
                 waiting[operand] -= 1
                 if waiting[operand] == 0:
                     count += 1
                     heapq.heappush(ready, (-operand._sequence_nr(), count, operand))
 
 
-def place_of(target: object) -> Place:
+def place_of(target: Tensor | Target) -> Place:
     """The node and the number of its result at which the gradient of a tensor, an edge or a target arrives."""
     place = target.place if isinstance(target, Target) else target
-    edge = place if isinstance(place, tuple) else get_gradient_edge(place)
+    edge = get_gradient_edge(place) if isinstance(place, Tensor) else place
     return edge.node, edge.output_nr

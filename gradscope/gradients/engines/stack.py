@@ -73,10 +73,9 @@ class Stack:
 def add(one: Stack, other: Stack) -> Stack:
     """The sum of two stacks, of which each may have keys that the other has not; neither is to be used afterwards."""
     keys = one.keys if one.keys == other.keys else tuple(sorted({*one.keys, *other.keys}))
-    if not (one.own and one.keys == keys):
-        # Numbers that may be overwritten come first; else those that need no further product.
-        if (other.own and other.keys == keys) or other.scale is None:
-            one, other = other, one
+    # Numbers that may be overwritten come first; else those that need no further product.
+    if not (one.own and one.keys == keys) and ((other.own and other.keys == keys) or other.scale is None):
+        one, other = other, one
     in_place = one.own and one.keys == keys
     first = one.settled()
     scale = None if other.scale is None else _laid_out_like(other.scale, other.values)

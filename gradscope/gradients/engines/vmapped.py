@@ -72,7 +72,7 @@ def vmapped(
     seeds = graph.loss.new_zeros(members, len(powers))
     seeds[:, 0] = 1
     met: set[Edge] = set()
-    places = [target.place for target in graph.targets]
+    places: list[Any] = [target.place for target in graph.targets]
     present: list[int] = []
 
     def backward(seed: Tensor) -> tuple[Tensor, ...]:

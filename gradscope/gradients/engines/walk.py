@@ -23,7 +23,13 @@ _RANGE, _BETWEEN_LOOKS = 60, 4
 
 
 def walk(
-    graph: LiveGraph, gates: Mapping[Edge, Gate], powers: Powers, members: int = 1, lifted: bool = False
+    graph: LiveGraph,
+    gates: Mapping[Edge, Gate],
+    powers: Powers,
+    members: int = 1,
+    *,
+    lifted: bool = False,
+    whole: bool = False,
 ) -> list[Tensor]:
     """Coefficients of the gated gradient at each target, [members, *powers.shape, *shape], float64.
 
@@ -40,6 +46,7 @@ def walk(
         powers: The coefficients wanted.
         members: Runs with factors of their own.
         lifted: Multiply rows by powers of two that keep them near 1, and divide the results by them.
+        whole: The coefficients add up to the ungated gradient, which therefore need not be carried along.
 
     Raises:
         CannotWalk: Some node cannot be asked alone, or the walk does not give autograd's gradient.
@@ -47,18 +54,18 @@ def walk(
     """
     # Unseen by function modes, which would slow each of many small calls.
     with torch.no_grad(), torch._C.DisableTorchFunction():
-        return _walked(graph, gates, powers, members, lifted)
+        return _walked(graph, gates, powers, members, lifted, whole)
 
 
 def _walked(
-    graph: LiveGraph, gates: Mapping[Edge, Gate], powers: Powers, members: int, lifted: bool
+    graph: LiveGraph, gates: Mapping[Edge, Gate], powers: Powers, members: int, lifted: bool, whole: bool
 ) -> list[Tensor]:
     ways = Ways(graph)
     _refuse_foreign(ways)
     results = graph.empty(members, *powers.shape)
     met = 0
     for part in _parts(ways, len(powers), members):
-        keys = Keys(powers, part, ungated=not graph.walked)
+        keys = Keys(powers, part, ungated=not (graph.walked or whole))
         journey = _Journey(ways, gates, keys, lifted)
         ungated: dict[int, Tensor] = {}
         for number, stack in journey.run(graph.loss):
@@ -68,7 +75,12 @@ def _walked(
                 else:
                     member, index = keys.of(key)
                     results[number][(member, *index)] = keys.lowered(key, row)
-        if keys.ungated is not None:
+        if whole:
+            ungated = {
+                number: result[0].flatten(0, len(powers.shape) - 1).sum(0)
+                for number, result in enumerate(results)
+            }
+        if not graph.walked:
             _refuse_difference(graph, ungated)
             graph.walked = True
         met += journey.met

@@ -1,7 +1,7 @@
 """Cells on training with fewer or more paths: one network trained in one way, its errors out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -74,7 +74,7 @@ def multi_residual(
 ) -> "pd.DataFrame":
     """Test error of a ResNet with so many residual functions a block."""
     data_of = data_set(data, root)
-    several = {} if branches == 1 else {"branches": branches}
+    several: dict[str, Any] = {} if branches == 1 else {"branches": branches}
     model = trained("resnet", layers, seed, data_of, epochs=epochs, folder=folder, **several)
     return _errors(model, data_of, images, calibration)
 

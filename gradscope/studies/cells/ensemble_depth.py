@@ -95,6 +95,6 @@ def along_training(
 def _stem_variance(model: nn.Module, inputs: torch.Tensor) -> list[float]:
     """Variance of each channel of the stem's output over batch and positions: what the first block normalises."""
     with torch.no_grad():
-        out = model.stem(inputs)
+        out = model.get_submodule("stem")(inputs)
     variances: list[float] = out.double().var(dim=(0, 2, 3), correction=0).tolist()
     return variances

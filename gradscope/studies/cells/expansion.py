@@ -80,7 +80,7 @@ def _specimen(branches: str, blocks: int, width: int, seed: int) -> tuple[list[n
     )
     network = network.double().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    return [block.branch for block in network.blocks], torch.randn(
+    return [block.get_submodule("branch") for block in network.blocks], torch.randn(
         1, width, generator=generator, dtype=torch.float64
     )
 

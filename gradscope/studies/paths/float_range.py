@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gradscope.gradients.split import FLOAT32_LENGTHS, PathGradients, Paths
+from gradscope.gradients.result import PathGradients
+from gradscope.gradients.split import FLOAT32_LENGTHS, Paths
 from gradscope.instruments.gates.polynomial import Powers
 from gradscope.studies.paths.counts import Counts
 

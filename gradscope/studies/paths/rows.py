@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gradscope.gradients.result import PathGradients
 from gradscope.gradients.sources import Source
-from gradscope.gradients.split import PathGradients
 from gradscope.problem import Problem
 from gradscope.studies.paths.float_range import is_lifted
 
