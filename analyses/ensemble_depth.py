@@ -39,7 +39,8 @@ READING = """
 A branch that multiplies the squared gradient by chi, where its skip hands it on as it is, is crossed with the odds
 chi to 1. In a fresh network with batch normalisation the stream's variance grows with every block and the branch is
 divided by it, so chi falls along the network and most paths that matter are short. The law takes the variance of the
-stem's output from the network itself and nothing else.
+stem's output from the network itself and nothing else. It is one of wide layers and large images: it leaves out the
+padded border, which 8x8 pixels are full of.
 
 Along training, the mean path length is that of the signed shares of the gradient: what arrives, not what norms of
 paths add up to. Beside it stands the length that the forward sizes of the branches imply if paths added up

@@ -118,7 +118,7 @@ def claims(frame: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
         ("V6", "range of the exact norm"): (upper["veit_product_share"] - upper["coherent_norm_share"])
         / blocks,
         ("V11", "initially"): initially,
-        ("V11", "by training"): _coherence_at_mean(trained) / initially,
+        ("V11", "by training"): (_coherence_at_mean(trained) / initially).apply(np.log10),
     }
 
 

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from gradscope.gradients.engines.graph import LiveGraph
-from gradscope.gradients.engines.nodes import CannotWalk
 from gradscope.gradients.engines.passes import passes
 from gradscope.gradients.engines.vmapped import vmapped
-from gradscope.gradients.engines.walk import walk
+from gradscope.gradients.engines.walk import CannotWalk, walk
 from gradscope.instruments.gates.polynomial import Gate, Powers
 from gradscope.instruments.junctions import Edge
 

@@ -14,10 +14,6 @@ FEW = 4
 Given = Sequence[Tensor | None]
 
 
-class CannotWalk(RuntimeError):
-    """A graph in which some node cannot be asked alone."""
-
-
 def shapes_in(node: Node) -> list[torch.Size]:
     """The shapes of what a node made in the forward pass, whose cotangents it is given."""
     return [torch.Size(metadata.shape) for metadata in node._input_metadata]
@@ -40,10 +36,9 @@ def results(node: Node, given: Given, slots: Sequence[int]) -> list[Tensor | Non
         found = node(*given)
         return [_fitted(gradient, operands[slot]) for slot, gradient in _at(found, slots)]
     # Written in Python: it answers for every argument of the forward, operands or not.
-    if node.materialize_grads:
-        given = [
-            _or_zeros(cotangent, place) for place, cotangent in zip(node._input_metadata, given, strict=True)
-        ]
+    given = [
+        _or_zeros(cotangent, place) for cotangent, place in zip(given, node._input_metadata, strict=True)
+    ]
     found = node.apply(*given)
     arguments = [place for place, needed in enumerate(node.needs_input_grad) if needed]
     alive = [slot for slot, (operand, _) in enumerate(operands) if operand is not None]
@@ -64,11 +59,7 @@ def _or_zeros(cotangent: Tensor | None, metadata: Any) -> Tensor:
 
 
 def batched(node: Node, given: Given, slots: Sequence[int]) -> list[Tensor | None]:
-    """The same for stacks of cotangents, [rows, *shape] each: all rows at once if every operation can, else one by one.
-
-    Raises:
-        CannotWalk: The node cannot be run outside of an ordinary backward pass, with what it said.
-    """
+    """The same for stacks of cotangents, [rows, *shape] each: all rows at once if every operation can, else singly."""
     present = [number for number, stack in enumerate(given) if stack is not None]
     kept: list[int] = []
 
@@ -87,12 +78,10 @@ def batched(node: Node, given: Given, slots: Sequence[int]) -> list[Tensor | Non
             with _no_hidden_loops():
                 found = torch.vmap(run)(*stacks)[1:]
             return _placed(found, kept, len(slots))
-        except (RuntimeError, ValueError):
-            pass
-    try:
-        rows = [run(*row)[1:] for row in zip(*stacks, strict=True)]
-    except RuntimeError as error:
-        raise CannotWalk(f"{node.name()} says: {error}") from error
+        except Exception:
+            # What stands in the way of a batch is anything; without it, what is wrong comes out below.
+            kept.clear()
+    rows = [run(*row)[1:] for row in zip(*stacks, strict=True)]
     return _placed([torch.stack(column) for column in zip(*rows, strict=True)], kept, len(slots))
 
 

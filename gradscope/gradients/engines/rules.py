@@ -22,11 +22,7 @@ _NO_RESHAPE = ("ViewBackward1",)
 
 
 def crossed(node: Node, arrived: Sequence[Stack | None], slots: Sequence[int]) -> Found:
-    """What arrives at some operands of a node, given what arrives at its results; None is zero.
-
-    Raises:
-        CannotWalk: The node cannot be asked.
-    """
+    """What arrives at some operands of a node, given what arrives at its results; None is zero."""
     name = node.name()
     found: Found = {}
     if len(slots) > 1:

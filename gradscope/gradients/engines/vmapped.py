@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -71,7 +71,6 @@ def vmapped(
         )
     seeds = graph.loss.new_zeros(members, len(powers))
     seeds[:, 0] = 1
-    met: set[Edge] = set()
     places: list[Any] = [target.place for target in graph.targets]
     present: list[int] = []
 
@@ -81,13 +80,8 @@ def vmapped(
         # The seed too, since vmap wants at least one result.
         return (seed, *(gradient for gradient in found if gradient is not None))
 
-    by_node: dict[Node, dict[int, Callable[[Tensor], Tensor]]] = {}
-    for edge, gate in gates.items():
-        by_node.setdefault(edge.node, {})[edge.slot] = _acting(edge, gate, powers, members, met)
-    with ExitStack() as stack, warnings.catch_warnings():
+    with stack_gates(gates, powers, members) as met, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*performance drop.*")
-        for node, acts in by_node.items():
-            stack.callback(node.register_hook(_hook(acts)).remove)
         found = torch.vmap(backward)(seeds.flatten())[1:]
     if gates and not met:
         raise RuntimeError("No gradient met a gate, so the split would be wrong. Please report this model.")
@@ -95,6 +89,23 @@ def vmapped(
     for number, gradients in zip(present, found, strict=True):
         results[number].copy_(gradients.view(results[number].shape))
     return results
+
+
+@contextmanager
+def stack_gates(gates: Mapping[Edge, Gate], powers: Powers, members: int) -> Iterator[set[Edge]]:
+    """While the block lasts, gates that act on stacks of [members * coefficients] cotangents under torch.vmap.
+
+    Yields:
+        The edges that a cotangent has met.
+    """
+    met: set[Edge] = set()
+    by_node: dict[Node, dict[int, Callable[[Tensor], Tensor]]] = {}
+    for edge, gate in gates.items():
+        by_node.setdefault(edge.node, {})[edge.slot] = _acting(edge, gate, powers, members, met)
+    with ExitStack() as stack:
+        for node, acts in by_node.items():
+            stack.callback(node.register_hook(_hook(acts)).remove)
+        yield met
 
 
 def _hook(acts: Mapping[int, Callable[[Tensor], Tensor]]) -> Callable[[Any, Any], tuple[Tensor | None, ...]]:

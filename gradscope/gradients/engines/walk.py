@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradscope.gradients.engines.crossing import Keys
 from gradscope.gradients.engines.graph import LiveGraph
-from gradscope.gradients.engines.nodes import CannotWalk, shapes_in
+from gradscope.gradients.engines.nodes import shapes_in
 from gradscope.gradients.engines.order import Place, Ways
 from gradscope.gradients.engines.rules import crossed
 from gradscope.gradients.engines.stack import Stack, add
@@ -19,7 +19,7 @@ from gradscope.instruments.junctions.graph import Node
 # Of one stack of the largest tensor on the way; members beyond it walk later.
 STACK_BYTES = 2**28
 # How far from 1, in powers of two, a row may come before it is lifted, and how many gated nodes lie between two looks.
-_RANGE, _BETWEEN_LOOKS = 60, 4
+_RANGE, _BETWEEN_LOOKS = 20, 4
 
 
 def walk(
@@ -75,18 +75,20 @@ def _walked(
                 else:
                     member, index = keys.of(key)
                     results[number][(member, *index)] = keys.lowered(key, row)
-        if whole:
-            ungated = {
-                number: result[0].flatten(0, len(powers.shape) - 1).sum(0)
-                for number, result in enumerate(results)
-            }
         if not graph.walked:
+            if whole:
+                axes = tuple(range(len(powers.shape)))
+                ungated = {number: result[0].sum(dim=axes) for number, result in enumerate(results)}
             _refuse_difference(graph, ungated)
             graph.walked = True
         met += journey.met
     if gates and not met:
         raise RuntimeError("No gradient met a gate, so the split would be wrong. Please report this model.")
     return results
+
+
+class CannotWalk(RuntimeError):
+    """A graph that has to be left to ordinary backward passes, with the reason."""
 
 
 class _Journey:
@@ -121,9 +123,8 @@ class _Journey:
     def _hand_on(self, node: Node, arrived: list[Stack | None], slots: Sequence[int]) -> None:
         try:
             found = crossed(node, arrived, slots)
-        except CannotWalk:
-            raise
-        except (RuntimeError, AttributeError) as error:
+        except Exception as error:
+            # A user's own backward may raise anything, and raises it again in an ordinary pass.
             raise CannotWalk(f"{node.name()} says: {error}") from error
         arrived.clear()
         operands = self.ways.operands[node]
@@ -150,7 +151,8 @@ class _Journey:
             for key, size in zip(stack.keys, sizes, strict=True):
                 largest[key] = max(largest.get(key, 0.0), size)
         steps = {
-            key: -math.frexp(size)[1]
+            # Within the powers of two that float32 has.
+            key: max(-100, min(100, -math.frexp(size)[1]))
             for key, size in largest.items()
             if key != self.keys.ungated
             and math.isfinite(size)

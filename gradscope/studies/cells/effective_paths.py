@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from gradscope.data import DataSet
+from gradscope.instruments.gates.scaling import scale_branches
+from gradscope.instruments.junctions import junctions
 from gradscope.instruments.recalibrate import recalibrated
 from gradscope.studies.lesion_study import lesion_study
 from gradscope.studies.settings import data_set
@@ -37,8 +39,8 @@ def errors(
     """Test error of a ResNet, whole and after closing each block, trained in one of three ways.
 
     Args:
-        training: `all blocks`; `23/54 of the blocks`, drawn anew for each batch (Veit et al. 2016, section 4.3); or
-            `stochastic depth`, with the linear rule down to one half.
+        training: `all blocks`; `23/54 of the blocks`, drawn anew for each batch (Veit et al. 2016, section 4.3), judged
+            also with every branch `scaled` by 23/54; or `stochastic depth`, with the linear rule down to one half.
         images: Test images judged.
         calibration: Training images on which batch-norm statistics are estimated anew, for the rows that say so.
     """
@@ -53,9 +55,11 @@ def errors(
     }
     model = trained("resnet", layers, seed, data_of, epochs=epochs, folder=folder, paths=options[training])
     whole = _errors(model, data_of, images, calibration)
-    if training == SOME:
-        return whole
     test = data_of.test[0][:images], data_of.test[1][:images]
+    if training == SOME:
+        with scale_branches(model, list(junctions(model, test[0][:2])), EFFECTIVE):
+            scaled = _row("scaled", error(model, test), len(test[0]))
+        return pd.concat([whole, pd.DataFrame([scaled])], ignore_index=True)
     single = lesion_study((model, test), sets=[], groups=None, show=False)
     return pd.concat([whole, single], ignore_index=True)
 
@@ -87,17 +91,11 @@ def _errors(model: nn.Module, data: DataSet, images: int, calibration: int) -> "
     values = {"stale": error(model, test)}
     with recalibrated(model, [data.train[0][:calibration]]):
         values["recalibrated"] = error(model, test)
-    return pd.DataFrame(
-        [
-            {
-                "quantity": "whole_error",
-                "unit": "1",
-                "statistics": statistics,
-                "value": value,
-                "n": len(test[0]),
-                "status": "ok",
-                "reason": "",
-            }
-            for statistics, value in values.items()
-        ]
-    )
+    return pd.DataFrame([_row(statistics, value, len(test[0])) for statistics, value in values.items()])
+
+
+def _row(statistics: str, value: float, images: int) -> dict[str, Any]:
+    return {
+        **{"quantity": "whole_error", "unit": "share of images", "statistics": statistics},
+        **{"value": value, "n": images, "status": "ok", "reason": ""},
+    }
