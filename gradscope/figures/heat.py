@@ -18,12 +18,15 @@ from .style import BLUE, GREY, VERMILION
 # Luminance falls steadily from zero towards both ends; the hatching tells the ends apart in grey.
 AROUND_ZERO = LinearSegmentedColormap.from_list("around zero", [VERMILION, "#ffffff", BLUE, "#00263f"])
 HATCH, CROSSED = "////", "xxxx"
+# Below this part of the largest size a cell is white either way, and its sign would say nothing.
+NEGLIGIBLE = 1e-3
 
 
 def cells(axis: Axes, values: NDArray[np.float64], *, label: str, numbers: bool = False) -> None:
     """Draw `values` [rows, columns] as cells centred on whole numbers, row 0 at the bottom, with a colour bar.
 
-    A legend of the axes names hatched and crossed-out cells, where there are any.
+    A legend of the axes names hatched and crossed-out cells, where there are any. Negative values below a thousandth
+    of the largest size are not hatched.
 
     Args:
         axis: Where.
@@ -47,7 +50,8 @@ def cells(axis: Axes, values: NDArray[np.float64], *, label: str, numbers: bool 
         rasterized=values.size > 2000,
     )
     named: set[str] = set()
-    for row, column in np.argwhere(~np.isfinite(values) | (values < 0)):
+    seen = -NEGLIGIBLE * float(np.abs(finite).max(initial=0.0))
+    for row, column in np.argwhere(~np.isfinite(values) | (values < seen)):
         missing = not np.isfinite(values[row, column])
         name = "no value" if missing else "negative"
         axis.add_patch(

@@ -18,7 +18,7 @@ def path_length_law(
     frame: pd.DataFrame,
     *,
     x_label: str = "path length (residual branches crossed)",
-    y_label: str = "share of squared path norms (dimensionless)",
+    y_label: str = "share of squared norms (1)",
     ax: Axes | None = None,
 ) -> Figure:
     """Shares by path length as measured, and the law's prediction as a line over them.

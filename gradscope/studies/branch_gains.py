@@ -50,9 +50,11 @@ class Operand:
         self.by_example &= by_example
         rows = operand if by_example else operand[None]
         self.examples.append(examples)
-        self.sizes.append((self.factor or 0.0) * root_mean_square(rows).cpu())
-        self._spread(rows)
-        self.open_shares.append(float(open_share(rows)))
+        # Additions made here are none of the network's, which gates around this forward count.
+        with torch._C.DisableTorchFunction():
+            self.sizes.append((self.factor or 0.0) * root_mean_square(rows).cpu())
+            self._spread(rows)
+            self.open_shares.append(float(open_share(rows)))
 
     def _spread(self, rows: Tensor) -> None:
         """Take in one batch's channels; rows without channels, or with other ones than before, have no spread."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from as_found import assert_as_found, snapshot, used
 from networks import NETWORKS
 from path_networks import COUNTED, PATH_NETWORKS
 from torch import Tensor, nn
@@ -106,3 +107,15 @@ def test_an_unknown_engine_is_refused():
         pytest.raises(ValueError, match=r"engine is one of auto, walk, vmap, passes, got 'fast'"),
     ):
         paths.graded(engine="fast")
+
+
+@pytest.mark.parametrize("engine", FAST)
+def test_the_model_and_its_graph_are_as_found(engine):
+    problem = problem_of("post-activation", "train")
+    used(problem.model).train()
+    before = snapshot(problem.model)
+    with open_paths(problem) as paths:
+        first, second = (paths.graded(engine=engine).gradients for _ in range(2))
+        assert torch.equal(first, second)
+        torch.testing.assert_close(paths.graph.backward()[0], paths.backward(), rtol=0, atol=0)
+    assert_as_found(problem.model, before)

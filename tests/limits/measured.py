@@ -80,7 +80,7 @@ def _():
 @row("several batches")
 def _():
     model, one, other = net(), x(), x()
-    for measure in (gs.gradient_correlation, gs.path_spectrum):
+    for measure in (gs.gradient_correlation, gs.path_spectrum, gs.path_moments, gs.block_participation):
         both = measure((model, [(one, Y), (other, Y)]))
         alone = measure((model, [(one, Y), (one, Y)]))
         assert both.equals(alone)

@@ -370,3 +370,21 @@ def test_columns_stand_as_agreed():
         *("batch_norm", "quantity", "unit", "form", "mixture", "junction", "kind", "index", "branch"),
         *("path_length", "value", "low", "high", "n", "status", "reason"),
     ]
+
+
+def test_a_network_with_a_gate_on_it_can_be_looked_at():
+    """What is added up to measure an operand is no addition of the network's; what a gate makes of it comes after."""
+    specimen = NETWORKS["post-activation"]
+    model, x = specimen.build(), specimen.inputs()
+    found = list(gs.junctions(model, x))
+    pair = model, (x, specimen.targets())
+    with gs.scale_branches(model, found, 0.5):
+        halved = effective_ensemble(pair)
+    whole = effective_ensemble(pair)
+
+    def first_gain(frame):
+        rows = frame.query("quantity == 'implied_beta' and form == 'gain'")
+        return float(rows["value"].iloc[0])
+
+    assert first_gain(halved) == pytest.approx(first_gain(whole))
+    assert not halved["value"].equals(whole["value"])
