@@ -36,8 +36,8 @@ def path_gradients(
         longest: Give the K+1 longest lengths n-K..n instead, where every path passes every junction.
         source: What is differentiated: `loss`, `logit`, `margin`, or f(outputs, targets) giving [N].
         junctions: Which are counted. None: all of level 0 that have a skip.
-        precision: torch.float64 measures a copy in that precision (on a CPU about twice the time). Beyond 30 lengths
-            float32 is kept clear of underflow by powers of two, which change no digit.
+        precision: torch.float64 measures a copy in that precision (on a CPU about twice the time). Without it,
+            float32 is kept clear of underflow by powers of two, which change no digit (but by engine="vmap").
         engine: `passes`, one ordinary backward pass for each length; other names as `gradients.engines.choice` lists
             them; `auto` takes the fastest that can.
 

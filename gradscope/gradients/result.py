@@ -19,6 +19,7 @@ class PathGradients:
         lengths: The K+1 path lengths.
         junctions: The junctions whose branches were counted.
         dtype: Precision of the backward passes.
+        lifted: Whether they were kept clear of underflow by powers of two, which change no digit.
         engine: What ran them.
     """
 
@@ -27,4 +28,5 @@ class PathGradients:
     lengths: range
     junctions: tuple[Junction, ...]
     dtype: torch.dtype
+    lifted: bool
     engine: str

@@ -17,6 +17,7 @@ from gradscope.instruments.gates.polynomial import Gate, Powers
 from gradscope.instruments.junctions import Edge, Junction, Trace
 from gradscope.instruments.junctions.graph import Node
 
+# What one batched backward, which cannot lift what is small, is trusted with in float32.
 FLOAT32_LENGTHS = 30
 
 
@@ -108,7 +109,7 @@ class Paths:
                 )
             gates |= {edge: Gate(0) for edges in self.carries for edge in edges}
         gradient = self.backward()
-        lifted = self.loss.dtype is torch.float32 and highest > FLOAT32_LENGTHS
+        lifted = self.loss.dtype is torch.float32 and (engine != "vmap" or highest > FLOAT32_LENGTHS)
         whole = highest == self.longest and signs is None
         results, name = self._run(gates, Powers((highest,)), lifted=lifted, whole=whole, engine=engine)
         found = [result[0].flip(0) if longest else result[0] for result in results]
@@ -117,7 +118,7 @@ class Paths:
             self._refuse_change(found, gradient)
         first = self.longest - highest if longest else 0
         kept = range(first, first + highest + 1)
-        return PathGradients(split, gradient, kept, self.junctions, self.loss.dtype, name)
+        return PathGradients(split, gradient, kept, self.junctions, self.loss.dtype, lifted, name)
 
     def by_variable(
         self, variables: Sequence[int | None], degrees: Sequence[int] | None = None, *, engine: str = "auto"

@@ -53,8 +53,8 @@ def path_spectrum(
             which couples examples.
         at: Where the gradient is taken: `input`, a module's dotted path, or `parameters`.
         junctions: Which are counted. None: all of level 0 that have a skip.
-        precision: torch.float64 measures a copy in that precision. Beyond 30 lengths float32 runs scaled by powers of
-            two against underflow.
+        precision: torch.float64 measures a copy in that precision. Without it, float32 is kept clear of underflow by
+            powers of two.
         engine: As in `path_gradients`.
 
     Returns:

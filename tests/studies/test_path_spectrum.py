@@ -176,9 +176,6 @@ def test_precision_is_said_and_a_copy_is_measured():
     assert set(narrow["dtype"]) == {"float32"} and set(wide["dtype"]) == {"float64"}
     assert next(model.parameters()).dtype is torch.float32
     assert values(narrow, "signed_share") == pytest.approx(values(wide, "signed_share"), abs=1e-5)
-    deep = nn.Sequential(*[Residual(mlp(4, 4)) for _ in range(33)])
-    frame = path_spectrum((deep, (torch.randn(2, 4), torch.zeros(2, dtype=torch.long))), draws=0)
-    assert set(frame["dtype"]) == {"float32, scaled by 2^k"}
 
 
 def test_the_model_is_as_found_and_batch_norm_is_named():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gradscope.gradients.result import PathGradients
-from gradscope.gradients.split import FLOAT32_LENGTHS, Paths
+from gradscope.gradients.split import Paths
 from gradscope.instruments.gates.polynomial import Powers
 from gradscope.studies.paths.counts import Counts
 
@@ -15,14 +15,9 @@ from gradscope.studies.paths.counts import Counts
 _LARGEST_STEP = {torch.float32: 60, torch.float64: 500}
 
 
-def is_lifted(exact: PathGradients) -> bool:
-    """Whether the passes were multiplied by powers of two on their way, so that float32 holds them at any length."""
-    return exact.dtype is torch.float32 and len(exact.lengths) - 1 > FLOAT32_LENGTHS
-
-
 def too_small(exact: PathGradients) -> str:
     """What to say of a length that was lost."""
-    wide = exact.dtype is not torch.float32 or is_lifted(exact)
+    wide = exact.dtype is not torch.float32 or exact.lifted
     name = "float64" if wide else "float32"
     remedy = "path_moments needs no single length" if wide else "pass precision=torch.float64"
     return f"paths of this length exist, but their gradient is below what {name} holds: {remedy}"
@@ -43,7 +38,7 @@ def lost_lengths(
         counts: Lengths that have no path are no loss.
         engine: As in `path_gradients`.
     """
-    numbers = torch.finfo(torch.float64 if is_lifted(exact) else exact.dtype)
+    numbers = torch.finfo(torch.float64 if exact.lifted else exact.dtype)
     floor = numbers.tiny / numbers.eps
     sizes = norms.tolist()
     present = [not counts.none(length) for length in exact.lengths]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from gradscope.gradients.result import PathGradients
 from gradscope.gradients.sources import Source
 from gradscope.problem import Problem
-from gradscope.studies.paths.float_range import is_lifted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +35,7 @@ def gradient_unit(source: Source, at: str) -> str:
 
 def precision_name(exact: PathGradients) -> str:
     """Of the backward passes."""
-    return "float32, scaled by 2^k" if is_lifted(exact) else str(exact.dtype).removeprefix("torch.")
+    return str(exact.dtype).removeprefix("torch.")
 
 
 def conditions(problem: Problem, dtype: str, source: Source, at: str, norms: str) -> dict[str, str]:
