@@ -58,7 +58,7 @@ def errors(
     test = data_of.test[0][:images], data_of.test[1][:images]
     if training == SOME:
         with scale_branches(model, list(junctions(model, test[0][:2])), EFFECTIVE):
-            scaled = _row("scaled", error(model, test), len(test[0]))
+            scaled = _whole("scaled", error(model, test), len(test[0]))
         return pd.concat([whole, pd.DataFrame([scaled])], ignore_index=True)
     single = lesion_study((model, test), sets=[], groups=None, show=False)
     return pd.concat([whole, single], ignore_index=True)
@@ -91,10 +91,10 @@ def _errors(model: nn.Module, data: DataSet, images: int, calibration: int) -> "
     values = {"stale": error(model, test)}
     with recalibrated(model, [data.train[0][:calibration]]):
         values["recalibrated"] = error(model, test)
-    return pd.DataFrame([_row(statistics, value, len(test[0])) for statistics, value in values.items()])
+    return pd.DataFrame([_whole(statistics, value, len(test[0])) for statistics, value in values.items()])
 
 
-def _row(statistics: str, value: float, images: int) -> dict[str, Any]:
+def _whole(statistics: str, value: float, images: int) -> dict[str, Any]:
     return {
         **{"quantity": "whole_error", "unit": "share of images", "statistics": statistics},
         **{"value": value, "n": images, "status": "ok", "reason": ""},
