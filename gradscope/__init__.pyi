@@ -8,6 +8,8 @@ from .curvature.condition import condition_number as condition_number
 from .curvature.density import spectral_density as spectral_density
 from .curvature.eigenvalues import extreme_eigenvalues as extreme_eigenvalues
 from .curvature.hessian import hessian as hessian
+from .gradients.branches import Branch as Branch
+from .gradients.live import open_paths as open_paths
 from .gradients.paths import path_gradients as path_gradients
 from .instruments.gates import bypass as bypass
 from .instruments.gates import cut_skips as cut_skips

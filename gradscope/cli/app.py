@@ -149,6 +149,9 @@ def paths(
         str, typer.Option(help="Of the whole batch's gradient, or of each example's.")
     ] = "batch",
     by: Annotated[str, typer.Option(help="Split by groups too: attention, stage or kind.")] = "",
+    junctions: Annotated[
+        str, typer.Option(help="Pattern of the junctions to count; the outermost with a skip if left out.")
+    ] = "",
     out: Out = None,
 ) -> None:
     """The gradient by the number of residual branches its paths cross, and how much of it crosses each block."""
@@ -158,7 +161,7 @@ def paths(
 
         verb.paths(
             Asked("paths", model, data, data_root, weights, epochs, examples, seed, out),
-            verb.Splitting(draws, sampled, lengths, source, norms, by),
+            verb.Splitting(draws, sampled, lengths, source, norms, by, junctions),
         )
 
 

@@ -29,6 +29,7 @@ class Splitting:
     source: str
     norms: str
     by: str
+    junctions: str
 
     def longest(self) -> int | str:
         """The longest length, or `all`."""
@@ -50,6 +51,8 @@ def paths(asked: Asked, splitting: Splitting) -> None:
     model, data = prepared(asked)
     problem = Problem(model, asked.some(data.test))
     shared: dict[str, Any] = {"source": splitting.source, "norms": splitting.norms}
+    if splitting.junctions:
+        shared["junctions"] = splitting.junctions
     spectrum = path_spectrum(
         problem,
         lengths=lengths,
@@ -58,26 +61,45 @@ def paths(asked: Asked, splitting: Splitting) -> None:
         seed=asked.seed,
         **shared,
     )
-    frames = [path_moments(problem, **shared), spectrum, block_participation(problem, **shared)]
+    moments, participation = path_moments(problem, **shared), block_participation(problem, **shared)
+    frames = {"path_moments": moments, "path_spectrum": spectrum, "block_participation": participation}
     state = "trained" if asked.epochs or asked.weights else "as built"
     pictures: dict[str, Figure] = {
         "spectrum": figures.path_lengths(spectrum.assign(state=state)),
-        "participation": figures.block_participation(frames[-1]),
+        "participation": figures.block_participation(participation),
     }
     if splitting.sampled:
         pictures["triptych"] = figures.path_triptych(spectrum.assign(state=state))
     if splitting.by:
-        frames.append(graded_path_spectrum(problem, by=splitting.by, **shared))
-        if sum(name.startswith("length_") for name in frames[-1].columns) == 2:
-            pictures["groups"] = figures.bigraded_spectrum(frames[-1])
-    frame = pd.concat(frames, ignore_index=True)
+        groups = frames["graded_path_spectrum"] = graded_path_spectrum(problem, by=splitting.by, **shared)
+        if len(_groups(groups)) > 1:
+            pictures["groups"] = figures.bigraded_spectrum(groups, kinds=_groups(groups)[:2])
+        print(_by_group(groups, splitting.by))
+    # One file, in which the study tells apart rows of one quantity.
+    frame = pd.concat([part.assign(study=name) for name, part in frames.items()], ignore_index=True)
+    frame = frame[["study", *(name for name in frame.columns if name != "study")]]
     options = {
         **{"draws": splitting.draws, "sampled": splitting.sampled, "lengths": splitting.lengths},
         **{"source": splitting.source, "norms": splitting.norms, "by": splitting.by},
+        "junctions": splitting.junctions,
     }
-    mean = frames[0].set_index("quantity")["value"]["mean_path_length"]
-    print(f"mean path length {mean:.3g} of at most {frames[0]['junctions'].iloc[0]} branches")
+    mean = moments.set_index("quantity")["value"]["mean_path_length"]
+    print(f"mean path length {mean:.3g} of at most {moments['junctions'].iloc[0]} branches")
     kept(asked, frame, data, options, _by_length(spectrum), **pictures)
+
+
+def _groups(groups: "pd.DataFrame") -> list[str]:
+    return [name.removeprefix("length_") for name in groups.columns if name.startswith("length_")]
+
+
+def _by_group(groups: "pd.DataFrame", by: str) -> str:
+    """The mean number of branches crossed in each group, as a line."""
+    shares = groups[groups["quantity"] == "signed_share"]
+    names = _groups(groups)
+    if len(names) == 1:
+        return f"by {by}: all branches are of one group, {names[0]}"
+    means = {name: float((shares["value"] * shares[f"length_{name}"]).sum(skipna=False)) for name in names}
+    return f"by {by}, mean number of branches crossed: " + ", ".join(f"{k} {v:.3g}" for k, v in means.items())
 
 
 def _by_length(spectrum: "pd.DataFrame") -> "pd.DataFrame":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,12 +15,15 @@ from .heat import cells, colour_label, ticks_at
 from .style import house_style
 
 FEW = 64
+# What may be added up over kinds that are not drawn.
+ADDITIVE = ("signed_share", "path_count")
 
 
 def bigraded_spectrum(
     frame: pd.DataFrame,
     *,
     quantity: str = "signed_share",
+    kinds: Sequence[str] | None = None,
     label: str | None = None,
     x_label: str | None = None,
     y_label: str | None = None,
@@ -32,27 +37,25 @@ def bigraded_spectrum(
         frame: Two columns named `length_<kind>` (whole numbers), such as `length_attention` along x and `length_mlp`
             along y, in the frame's order; `value`; and `quantity`, `state`, `seed` where there are any.
         quantity: Which rows are drawn.
+        kinds: The two kinds to be drawn, where the frame has more; shares and numbers of paths are summed over the
+            others.
         label: Of the colour bar, with unit; None: the quantity with its own.
         x_label: With unit; None: the name of the first column.
         y_label: With unit; None: the name of the second.
         ax: Axes to draw into, divided when there are several states; None for a new figure.
 
     Raises:
-        ValueError: The frame has not exactly two columns `length_<kind>`, lacks a column or the quantity.
+        ValueError: The frame has fewer than two columns `length_<kind>`, or more and `kinds` does not choose; it lacks
+            a column or the quantity; or a quantity that cannot be summed over other kinds.
 
     Source:
         The split is exact and this package's own; paths by length: Veit et al. (2016), arXiv:1605.06431.
     """
     who = "bigraded_spectrum"
-    kinds = [column for column in frame.columns if str(column).startswith("length_")]
-    if len(kinds) != 2:
-        raise ValueError(
-            f"{who} draws two columns named length_<kind>, but the frame has {kinds or 'none'} among "
-            f"{list(frame.columns)}. Keep the two to be drawn."
-        )
-    require(frame, [*kinds, "value"], who)
+    across, up = _chosen(frame, kinds, who)
+    require(frame, [across, up, "value"], who)
     rows = only(frame.assign(state=frame.get("state", "")), quantity, who)
-    across, up = kinds
+    rows = _summed_over_others(rows, across, up, quantity, who)
     kept, left_out = drawable(rows, [across, up, "value"])
     summary = over_seeds(kept, ["state", across, up], who)
     states = levels(rows, "state")
@@ -78,6 +81,38 @@ def bigraded_spectrum(
         legend_below(figure, axes, ax)
         label_y(figure, axes, y_label or _name(up), ax)
     return figure
+
+
+def _chosen(frame: pd.DataFrame, kinds: Sequence[str] | None, who: str) -> tuple[str, str]:
+    found = [str(column) for column in frame.columns if str(column).startswith("length_")]
+    names = [column.removeprefix("length_") for column in found]
+    if len(found) < 2:
+        raise ValueError(
+            f"{who} draws two kinds of branches against each other, but the frame has {len(found)}"
+            f"{f', {names[0]}' if names else ''}: columns named length_<kind>, as of graded_path_spectrum. For one "
+            "kind, draw path_lengths."
+        )
+    chosen = names if kinds is None else list(kinds)
+    if len(chosen) != 2 or not set(chosen) <= set(names):
+        raise ValueError(
+            f"{who} draws two of the kinds {', '.join(names)}, got {', '.join(map(str, chosen))}. Name two, such as "
+            f"kinds={tuple(names[:2])}."
+        )
+    return f"length_{chosen[0]}", f"length_{chosen[1]}"
+
+
+def _summed_over_others(rows: pd.DataFrame, across: str, up: str, quantity: str, who: str) -> pd.DataFrame:
+    others = [c for c in rows.columns if str(c).startswith("length_") and c not in (across, up)]
+    if not others:
+        return rows
+    if quantity not in ADDITIVE:
+        raise ValueError(
+            f"{who} sums {' and '.join(ADDITIVE)} over the kinds that are not drawn; {quantity} does not add up. "
+            f"Choose the rows of one combination of {', '.join(others)} first."
+        )
+    by = [across, up, "state", *(name for name in ("seed", "unit") if name in rows.columns)]
+    summed = rows.groupby(by, dropna=False)["value"].agg(lambda values: values.sum(skipna=False))
+    return summed.reset_index()
 
 
 def _name(column: str) -> str:

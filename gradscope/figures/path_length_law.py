@@ -57,9 +57,7 @@ def path_length_law(
             **style,
         )
         law = summary[summary["form"] == "law"].sort_values("path_length")
-        axis.plot(
-            law["path_length"], law["value"], color="black", linewidth=1.2, label=FORMS["law"]
-        )
+        axis.plot(law["path_length"], law["value"], color="black", linewidth=1.2, label=FORMS["law"])
         axis.set_ylim(bottom=0)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
         note = interval_note(summary)

@@ -51,7 +51,7 @@ def path_triptych(
         ax: Axes to draw into, divided into panels; None for a new figure.
 
     Raises:
-        ValueError: The frame lacks a column, or has no row of any panel.
+        ValueError: The frame lacks a column, has no row of any panel, or no norms of single paths.
 
     Source:
         Veit et al. (2016), arXiv:1605.06431, figure 6 a to c; the exact curves are this package's own.
@@ -64,6 +64,11 @@ def path_triptych(
     frame = frame[frame["quantity"].isin(drawn)]
     if frame.empty:
         raise ValueError(f"{who} draws the quantities {drawn}, but the frame has none of them.")
+    if not frame["quantity"].isin(list(NORMS)).any():
+        raise ValueError(
+            f"{who} needs norms of single paths for its panel b, {' or '.join(NORMS)}, but the frame has none. Call "
+            "path_spectrum with draws or sampled above 0."
+        )
     kept, left_out = drawable(frame, ["path_length", "value"])
     summary = over_seeds(kept, ["state", "quantity", "path_length"], who).sort_values("path_length")
     states = levels(frame, "state")

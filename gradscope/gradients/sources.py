@@ -23,7 +23,7 @@ def source_value(problem: Problem, source: Source) -> Callable[[Any, Tensor | No
 
     Raises:
         ValueError: An unknown source; on calling, outputs that are not [N, classes], targets that are no classes,
-            or values that are not [N].
+            values that are not [N] or do not depend on the outputs.
     """
     if source == "loss":
         return problem.value
@@ -43,6 +43,11 @@ def source_value(problem: Problem, source: Source) -> Callable[[Any, Tensor | No
                 )
         else:
             values = _logits(outputs, targets, source)
+        if outputs.requires_grad and not values.requires_grad:
+            raise ValueError(
+                "The source does not depend on the outputs in a way autograd can see, so there is no gradient to split. "
+                "Return a differentiable function of `outputs`, without detach() or .data."
+            )
         total = values.sum()
         return total / problem.examples if problem.reduction == "mean" else total
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FORMS = ("gain", "batch norm")
 MIXTURES = ("coherent", "incoherent")
-SUMMARIES = ("mean_path_length", "mean_path_length_of_squares", "peak_path_length")
+SUMMARIES = ("implied_path_length", "implied_path_length_of_squares", "implied_peak_path_length")
 
 _BLANK = {"form": "", "mixture": "", "junction": "", "kind": "", "index": -1, "branch": -1, "path_length": -1}
 
@@ -57,8 +57,8 @@ def effective_ensemble(
         (w_k^2 = e_k(beta^2), for mutually orthogonal paths; n: junctions):
 
         - `path_weight`: w_k scaled to squares that sum to 1, as in the paper; `path_share`: to sum to 1;
-        - `mean_path_length`: under the shares; `mean_path_length_of_squares`: under the squared weights, for the
-          incoherent ones the law at initialisation; `peak_path_length`: of the largest weight.
+        - `implied_path_length`: under the shares; `implied_path_length_of_squares`: under the squared weights, for the
+          incoherent ones the law at initialisation; `implied_peak_path_length`: of the largest weight.
 
     Raises:
         ValueError: No residual junction, none that matches, or one without a skip and a branch.

@@ -20,7 +20,7 @@ def implied_path_lengths(problem: Problem, found: Trace) -> tuple[Value, Value]:
     With gains beta of n blocks in a row (root mean square of the branch operand over that of the skip operand, mean
     over examples), paths across k branches weigh e_k(beta_1 .. beta_n) if they add up, as Littwin and Wolf assume, and
     their squares e_k(beta_1^2 .. beta_n^2) if they are orthogonal. The mean lengths are sum beta / (1 + beta) and
-    sum beta^2 / (1 + beta^2): `mean_path_length` of the coherent and `mean_path_length_of_squares` of the incoherent
+    sum beta^2 / (1 + beta^2): `implied_path_length` of the coherent and `implied_path_length_of_squares` of the incoherent
     mixture in `effective_ensemble`. Gains of parallel branches of one block add, or their squares.
 
     Args:

@@ -87,7 +87,16 @@ def test_paths_by_groups_and_with_single_paths(tmp_path, capsys):
     assert {"mean_path_norm", "participation"} <= set(kept["quantity"])
     assert kept.query("quantity == 'coherent_norm' and norms == 'example'")["path_length"].min() == 0
     assert (tmp_path / "triptych.png").exists() and (tmp_path / "groups.png").exists()
-    assert "mean path length" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "mean path length" in told and "by kind, mean number of branches crossed: identity " in told
+    shares = kept.query("quantity == 'signed_share'").groupby("study")["value"].sum()
+    assert shares["graded_path_spectrum"] == pytest.approx(1, abs=1e-4) and shares["path_spectrum"] < 1.5
+
+
+def test_paths_of_one_group_and_of_some_junctions(tmp_path, capsys):
+    kept = run("paths", tmp_path, "--by", "attention", "--junctions", "blocks.1*", "--draws", "0")
+    assert "by attention: all branches are of one group, other" in capsys.readouterr().out
+    assert kept.query("quantity == 'participation'")["junction"].unique().tolist() == ["blocks.1:0"]
 
 
 def test_curvature_is_extreme_eigenvalues_and_density(tmp_path):

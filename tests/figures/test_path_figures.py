@@ -164,12 +164,31 @@ def test_many_cells_bear_no_numbers():
 
 def test_two_gradings_are_two():
     frame = made.bigraded_frame()
-    with pytest.raises(
-        ValueError, match=r"two columns named length_<kind>, but the frame has \['length_mlp'\]"
-    ):
+    with pytest.raises(ValueError, match="but the frame has 1, mlp: columns named length_<kind>"):
         figures.bigraded_spectrum(frame.drop(columns="length_attention"))
-    with pytest.raises(ValueError, match="Keep the two to be drawn"):
+    with pytest.raises(
+        ValueError, match=r"two of the kinds attention, mlp, stage.*kinds=\('attention', 'mlp'\)"
+    ):
         figures.bigraded_spectrum(frame.assign(length_stage=0))
+
+
+def test_kinds_that_are_not_drawn_are_summed_over():
+    frame = made.bigraded_frame()
+    split = pd.concat(
+        [frame.assign(length_stage=k, value=frame["value"] * share) for k, share in ((0, 0.25), (1, 0.75))]
+    )
+    drawn = figures.bigraded_spectrum(split, kinds=("attention", "mlp")).axes[0]
+    np.testing.assert_allclose(cells_of(drawn), cells_of(figures.bigraded_spectrum(frame).axes[0]))
+    with pytest.raises(ValueError, match="coherent_norm does not add up"):
+        figures.bigraded_spectrum(
+            split.assign(quantity="coherent_norm"), quantity="coherent_norm", kinds=("attention", "mlp")
+        )
+
+
+def test_a_triptych_needs_norms_of_single_paths():
+    frame = made.triptych_frame()
+    with pytest.raises(ValueError, match="draws or sampled above 0"):
+        figures.path_triptych(frame[~frame["quantity"].isin(["rms_path_norm", "mean_path_norm"])])
 
 
 def test_zero_is_white_and_both_ends_get_darker_in_grey():

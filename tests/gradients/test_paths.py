@@ -563,3 +563,8 @@ def test_behind_the_last_junction_there_is_one_path():
         torch.testing.assert_close(split[0], paths.backward(), rtol=0, atol=0)
         moments = paths.moments(1)
     assert torch.equal(moments[0], split[0]) and moments[1].abs().max() == 0
+
+
+def test_a_source_without_the_outputs_is_named():
+    with pytest.raises(ValueError, match="The source does not depend on the outputs"):
+        path_gradients(problem_of("post-activation"), source=lambda outputs, _: outputs.detach().sum(dim=1))

@@ -111,7 +111,7 @@ def test_a_zero_initialised_last_layer_leaves_the_empty_path_alone():
     for form in ("gain", "batch norm"):
         for mixture in ("coherent", "incoherent"):
             assert values(frame, "path_share", form=form, mixture=mixture).tolist() == [1, *[0] * 6]
-    assert (values(frame, "peak_path_length") == 0).all() and (values(frame, "mean_path_length") == 0).all()
+    assert (values(frame, "implied_peak_path_length") == 0).all() and (values(frame, "implied_path_length") == 0).all()
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 2.0])
@@ -131,14 +131,14 @@ def test_equal_gains_make_a_binomial_ensemble(beta):
     law = binom.pmf(range(blocks + 1), blocks, beta / (1 + beta))
     np.testing.assert_allclose(values(frame, "path_share", **coherent), law, rtol=1e-9)
     np.testing.assert_allclose(values(frame, "path_weight", **coherent), law / np.linalg.norm(law), rtol=1e-9)
-    assert values(frame, "mean_path_length", **coherent) == pytest.approx(
+    assert values(frame, "implied_path_length", **coherent) == pytest.approx(
         blocks * beta / (1 + beta), rel=1e-9
     )
-    assert values(frame, "peak_path_length", **coherent) == law.argmax()
+    assert values(frame, "implied_peak_path_length", **coherent) == law.argmax()
     incoherent = {"form": "gain", "mixture": "incoherent"}
     weights = values(frame, "path_weight", **incoherent)
     np.testing.assert_allclose(weights**2, initialisation_path_lengths(np.full(blocks, beta**2)), rtol=1e-9)
-    mean = values(frame, "mean_path_length_of_squares", **incoherent)
+    mean = values(frame, "implied_path_length_of_squares", **incoherent)
     assert mean == pytest.approx(blocks * beta**2 / (1 + beta**2), rel=1e-9)
 
 
@@ -156,7 +156,7 @@ def test_a_batch_norm_network_at_initialisation_follows_its_laws():
     np.testing.assert_allclose(values(frame, "implied_beta", form="batch norm") ** 2, chi, rtol=0.08)
     squares = values(frame, "implied_beta", form="gain") ** 2
     np.testing.assert_allclose(squares, 1 / (1 + np.arange(blocks)), rtol=0.08)
-    mean = values(frame, "mean_path_length_of_squares", form="batch norm", mixture="incoherent")
+    mean = values(frame, "implied_path_length_of_squares", form="batch norm", mixture="incoherent")
     assert mean == pytest.approx(mean_path_length(chi), rel=0.03)
 
 
