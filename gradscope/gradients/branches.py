@@ -32,8 +32,8 @@ def counted(
 
     Args:
         found: One forward pass.
-        chosen: Junctions (compared by name), a pattern of their names, or a function that says which. None: all of
-            level 0 with a skip.
+        chosen: Junctions (compared by name), a pattern of their names, or a function that says which. None: the
+            outermost that have a skip, which are those in no branch of another junction that can be counted.
 
     Raises:
         ValueError: Nothing to count, with the reason.
@@ -48,7 +48,7 @@ def counted(
         elif callable(chosen):
             wanted = chosen(junction)
         else:
-            wanted = junction.level == 0
+            wanted = junction.outermost
         if not wanted or not found.crossings[place]:
             continue
         junctions.append(junction)
@@ -62,13 +62,23 @@ def counted(
     if names is not None:
         _refuse_missing(names, junctions, found)
     if not branches:
-        others = [junction.name for junction in found.junctions]
-        seen = f" Junctions of other kinds or levels: {', '.join(others)}." if others else ""
-        raise ValueError(
-            "No residual addition with a branch was found, so all of the gradient takes one path and there are no "
-            f"path lengths.{seen}"
-        )
+        raise ValueError(_nothing(found))
     return junctions, branches, carries
+
+
+def _nothing(found: Trace) -> str:
+    able = [j.name for j in found.junctions if j.counted]
+    if able:
+        return (
+            "junctions= chooses none of the junctions at which path lengths can be counted: "
+            f"{', '.join(able)}. Without it, the outermost of these are."
+        )
+    others = [junction.name for junction in found.junctions]
+    seen = f" Junctions of other kinds: {', '.join(others)}." if others else ""
+    return (
+        "No residual addition with a branch was found, so all of the gradient takes one path and there are no path "
+        f"lengths.{seen}"
+    )
 
 
 def _names(found: Trace, chosen: Chosen) -> list[str] | None:

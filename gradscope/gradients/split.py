@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from gradscope.gradients.branches import Branch, Chosen, counted
-from gradscope.gradients.engines.choice import run
+from gradscope.gradients.engines.agreement import refuse_change
+from gradscope.gradients.engines.choice import FEW, run
 from gradscope.gradients.engines.graph import LiveGraph, Target
 from gradscope.gradients.engines.order import place_of
+from gradscope.gradients.engines.user_hooks import UserHooks
 from gradscope.gradients.result import PathGradients
 from gradscope.instruments.gates.polynomial import Gate, Powers
 from gradscope.instruments.junctions import Edge, Junction, Trace
@@ -34,7 +36,14 @@ class Paths:
         shape: Of the gradient (of the first parameter's, at the parameters).
     """
 
-    def __init__(self, found: Trace, targets: tuple[Target, ...], at: str, chosen: Chosen = None) -> None:
+    def __init__(
+        self,
+        found: Trace,
+        targets: tuple[Target, ...],
+        at: str,
+        chosen: Chosen = None,
+        hooks: UserHooks | None = None,
+    ) -> None:
         self.loss: Tensor = found.output
         self.at = at
         self.found = found
@@ -46,7 +55,7 @@ class Paths:
         self.is_chain = found.is_chain and all(
             junction.level == 0 and found.on_every_way[junction.index] for junction in junctions
         )
-        self.graph = LiveGraph(self.loss, targets)
+        self.graph = LiveGraph(self.loss, targets, hooks)
         self.shape = targets[0].shape
 
     def backward(self) -> Any:
@@ -80,7 +89,8 @@ class Paths:
             lengths: K, or `all`.
             signs: A factor for each branch, by which what crosses it is multiplied. Averaged over random signs, the
                 squared norm of g_k is the sum of the squared norms of all paths of length k (Parseval).
-            longest: The K+1 longest lengths, counted from the other end by delays on the skips.
+            longest: The K+1 longest lengths, counted from the other end by delays on the skips (in float32 the engine
+                `passes` takes all lengths for them, because it lifts numbers only between two passes).
             engine: As in `path_gradients`.
 
         Raises:
@@ -109,13 +119,20 @@ class Paths:
                 )
             gates |= {edge: Gate(0) for edges in self.carries for edge in edges}
         gradient = self.backward()
-        lifted = self.loss.dtype is torch.float32 and (engine != "vmap" or highest > FLOAT32_LENGTHS)
+        crossed = self.longest if longest else highest
+        lifted = self._is_narrow and (engine != "vmap" or crossed > FLOAT32_LENGTHS)
         whole = highest == self.longest and signs is None
-        results, name = self._run(gates, Powers((highest,)), lifted=lifted, whole=whole, engine=engine)
+        # The longest paths vanish within one pass, in which only the walk lifts.
+        few = 0 if lifted and longest else FEW
+        results, name = self._run(
+            gates, Powers((highest,)), lifted=lifted, whole=whole, engine=engine, few=few
+        )
         found = [result[0].flip(0) if longest else result[0] for result in results]
+        if lifted and longest and name == "passes":
+            found = [self.graded(signs=signs, engine="passes").gradients[-highest - 1 :]]
         split = self._named(found)
         if whole:
-            self._refuse_change(found, gradient)
+            refuse_change(self.graph, found)
         first = self.longest - highest if longest else 0
         kept = range(first, first + highest + 1)
         return PathGradients(split, gradient, kept, self.junctions, self.loss.dtype, lifted, name)
@@ -130,7 +147,7 @@ class Paths:
             degrees: The highest number of crossings kept for each group. None: all.
 
         Returns:
-            [K_0+1, K_1+1, ..., *shape], float64.
+            [K_0+1, K_1+1, ..., *shape], float64. In float32 only the walk keeps long paths clear of underflow.
 
         Raises:
             ValueError: Groups that do not fit the branches or the degrees.
@@ -154,13 +171,15 @@ class Paths:
             if variable is not None
             for edge in branch.edges
         }
-        results, _ = self._run(gates, Powers(tuple(wanted)), engine=engine)
+        lifted = self._is_narrow and engine != "vmap"
+        results, _ = self._run(gates, Powers(tuple(wanted)), lifted=lifted, engine=engine)
         return self._named([result[0] for result in results])
 
     def moments(self, order: int = 1, *, engine: str = "auto") -> Any:
         """Binomial moments sum_k C(k, j) g_k for j = 0..order, [order+1, *shape], float64.
 
-        By order+1 cotangents, however deep the network: the polynomial is expanded about t = 1 instead of 0.
+        By order+1 cotangents, however deep the network: the polynomial is expanded about t = 1 instead of 0. Each is
+        a sum over paths of all lengths, which underflows only where the gradient itself does.
 
         Source:
             The expectation semiring: Eisner (2002); Li & Eisner (2009).
@@ -180,7 +199,7 @@ class Paths:
             carries: [M, junctions], for the skips; None leaves them alone.
 
         Returns:
-            [M, *shape], float64.
+            [M, *shape], float64. In float32 only the walk keeps long single paths clear of underflow.
 
         Raises:
             ValueError: Another number of branches or junctions; `carries` where some path leads around a junction, for
@@ -208,7 +227,8 @@ class Paths:
         if carries is not None:
             for number, edges in enumerate(self.carries):
                 gates |= {edge: Gate(None, 1.0, carries[:, number]) for edge in edges}
-        results, _ = self._run(gates, Powers((0,)), members=len(branches), engine=engine)
+        lifted = self._is_narrow and engine != "vmap"
+        results, _ = self._run(gates, Powers((0,)), members=len(branches), lifted=lifted, engine=engine)
         return self._named([result[:, 0] for result in results])
 
     def _run(
@@ -219,17 +239,23 @@ class Paths:
         lifted: bool = False,
         whole: bool = False,
         engine: str = "auto",
+        few: int = FEW,
     ) -> tuple[list[Tensor], str]:
         if not any(edge.node.next_functions[edge.slot][0] in self._leading for edge in gates):
             return self._untouched(powers, members)
         try:
-            return run(self.graph, gates, powers, members, lifted=lifted, whole=whole, engine=engine)
+            return run(self.graph, gates, powers, members, lifted=lifted, whole=whole, engine=engine, few=few)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise MemoryError(self._too_large(len(powers) * members)) from error
         except RuntimeError as error:
             if "can't allocate memory" in str(error) or "not enough memory" in str(error):
                 raise MemoryError(self._too_large(len(powers) * members)) from error
             raise
+
+    @cached_property
+    def _is_narrow(self) -> bool:
+        """Whether some numbers on the way are narrower than float64."""
+        return self.graph.rounding > torch.finfo(torch.float64).eps
 
     @cached_property
     def _leading(self) -> set[Node]:
@@ -263,20 +289,6 @@ class Paths:
                 f"lengths is 'all' or between 0 and {self.longest}, the longest path here, got {lengths!r}."
             )
         return lengths
-
-    def _refuse_change(self, found: Sequence[Tensor], gradient: Any) -> None:
-        """All lengths add up to the gradient, unless the graph gives another one each time."""
-        whole = gradient.values() if isinstance(gradient, dict) else [gradient]
-        off = math.sqrt(
-            sum(float((f.sum(dim=0) - g).square().sum()) for f, g in zip(found, whole, strict=True))
-        )
-        size = math.sqrt(sum(float(f.square().sum()) for f in found))
-        if off > 1e4 * self.graph.rounding * size:
-            raise RuntimeError(
-                f"The gradients of all path lengths add up to the gradient only to {off / size:.1e} of their size, so "
-                "the network changes between backward passes (a checkpointed part that draws anew, or one that "
-                "counts its calls). Measure it in a mode in which it does not."
-            )
 
     def _place(self) -> str:
         return {"input": "the input", "parameters": "any parameter"}.get(self.at, f"site {self.at}")

@@ -34,7 +34,7 @@ def path_counts(
         problem: Problem, (model, data), or a model with `data` beside it. The first batch is used, and no targets.
         data: As in `Problem`, if `problem` is a model.
         junctions: Those at which lengths are counted: junctions of `gs.junctions`, a pattern of their names, or a
-            function of one that says whether. None: all of level 0 that are `counted`. Blocks inside other blocks
+            function of one that says whether. None: the outermost that have a skip. Blocks inside other blocks
             count if they are named: a long skip around three of them makes 1 + (1 + t)^3 if it is not named itself,
             and 1 + t (1 + t)^3 if it is.
 

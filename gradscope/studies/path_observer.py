@@ -12,12 +12,18 @@ from gradscope.gradients.live import Paths, open_paths
 from gradscope.instruments.batch_norm import MODES
 from gradscope.problem import Problem, examples_in
 from gradscope.studies.implied_length import implied_path_lengths
+from gradscope.studies.paths.counts import MERGED, told_apart
+from gradscope.studies.paths.estimates import few_draws
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ["batch_norm", "step", "quantity", "unit", "value", "low", "high", "n", "status", "reason"]
 ONE_DRAW = "one draw gives no interval"
+FEW_DRAWS = (
+    "paths pull together, which few draws show: the value is likely too high and its interval too narrow; take 8 draws "
+    "for each unit of coherence"
+)
 NO_GRADIENT = "the gradient is zero or not finite"
 
 _IMPLIED = ("implied_path_length", "implied_path_length_incoherent")
@@ -37,7 +43,9 @@ class PathObserver:
       over random signs, one to a branch: 1 for mutually orthogonal paths, their number for identical ones. One
       backward pass a draw. The interval is Student's for the mean of the draws, carried over on the logarithmic scale
       by the delta method: log(|g|^2 / S) +- t s / (m sqrt(n)) with the mean m and standard deviation s of n draws.
-      Heavy-tailed draws (coherence in the thousands) need more than a few: then S is likely too low;
+      Where paths pull together few draws show it: with fewer than 8 for each unit of coherence S is likely too low and
+      the interval too narrow, which the row says. Undefined where two paths may cross the same branches, as in products
+      of residual streams: signs do not tell them apart;
     - `implied_path_length`: the length at which branch sizes put the ensemble if paths added up as Littwin and Wolf
       assume, sum beta / (1 + beta) over measured gains beta of the forward pass; `implied_path_length_incoherent`: if
       they were orthogonal, sum beta^2 / (1 + beta^2). See `effective_ensemble`.
@@ -158,20 +166,23 @@ class PathObserver:
         return rows
 
     def _coherence(self, paths: Paths, whole: float, step: int) -> dict[str, Any]:
+        if not told_apart(paths):
+            return _row("total_coherence", "1", math.nan, MERGED, self.draws)
         digest = hashlib.sha256(f"signs {self.seed}/{step}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
         signs = torch.randint(0, 2, (self.draws, len(paths.branches)), generator=generator) * 2.0 - 1.0
         squares = paths.gated(signs).flatten(start_dim=1).square().sum(dim=1).cpu()
         value, low, high = coherence_of(whole, squares)
         row = _row(
-            "total_coherence", "1", value, reason="no path has a norm above zero, or one is not finite"
+            "total_coherence",
+            "1",
+            value,
+            reason="no path has a norm above zero, or one is not finite",
+            n=self.draws,
         )
-        return row | {
-            "low": low,
-            "high": high,
-            "n": self.draws,
-            "reason": ONE_DRAW if self.draws == 1 and row["status"] == "ok" else row["reason"],
-        }
+        if row["status"] == "ok":
+            row["reason"] = ONE_DRAW if self.draws == 1 else FEW_DRAWS if few_draws(self.draws, value) else ""
+        return row | {"low": low, "high": high}
 
 
 def coherence_of(whole: float, squares: Tensor) -> tuple[float, float, float]:

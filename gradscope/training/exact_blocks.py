@@ -97,8 +97,8 @@ def exact_blocks(blocks: int, *, junctions: Asked = None, seed: int = 0) -> Exac
 
     Args:
         blocks: How many are alive in a step, from 0 to all.
-        junctions: The blocks to choose among: junctions of `gs.junctions`, or a pattern of their names. None: all of
-            level 0 with a skip.
+        junctions: The blocks to choose among: junctions of `gs.junctions`, or a pattern of their names. None: the
+            outermost that have a skip.
         seed: Of the draws. Step s draws the same blocks whatever was drawn before, so a training resumes bit for bit.
 
     Returns:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from gradscope.instruments.checkpointed import computed_again
 from gradscope.instruments.gates import ByHand
 from gradscope.instruments.gates.operands import closable, listed
 from gradscope.instruments.junctions import Junction, Junctions, Trace, trace
@@ -68,7 +69,7 @@ def first_forward(model: nn.Module, inputs: Any) -> FirstForward:
 
     def note(call: AddCall) -> None:
         calls.append(call)
-        if _is_checkpointed():
+        if computed_again():
             checkpointed.add(call.number)
 
     with left_as_found(model), additions(model, report=note):
@@ -79,7 +80,7 @@ def first_forward(model: nn.Module, inputs: Any) -> FirstForward:
 
 
 def chosen_blocks(model: nn.Module, inputs: Any, asked: Asked) -> list[Junction]:
-    """The junctions whose branches are skipped: those of level 0 with a skip, or what was asked for.
+    """The junctions whose branches are skipped: the outermost that have a skip, or what was asked for.
 
     Raises:
         ValueError: There is none, or none that matches; or one lies in a part that is computed again in the backward
@@ -92,7 +93,7 @@ def chosen_blocks(model: nn.Module, inputs: Any, asked: Asked) -> list[Junction]
     first = first_forward(model, inputs)
     found = first.found.junctions
     if asked is None:
-        chosen = [junction for junction in found if junction.level == 0 and closable(junction)]
+        chosen = [junction for junction in found if junction.outermost and closable(junction)]
         if not chosen:
             raise ValueError(no_blocks(model, found))
     else:
@@ -104,12 +105,6 @@ def chosen_blocks(model: nn.Module, inputs: Any, asked: Asked) -> list[Junction]
             "would then not skip the branches that the forward pass skipped. Turn checkpointing off."
         )
     return chosen
-
-
-def _is_checkpointed() -> bool:
-    """Whether what is computed now is not kept for the backward pass but computed again there."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    return hooks is not None and getattr(hooks[0], "__module__", "") == "torch.utils.checkpoint"
 
 
 def selected(model: nn.Module, found: Sequence[Junction], asked: Asked) -> list[Junction]:

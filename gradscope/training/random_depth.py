@@ -87,8 +87,8 @@ def random_depth(
             model is used as it is. `test`: branches are multiplied by it in eval mode instead (Huang et al.): the
             trained model then has to be used inside `around`, or `stochastic_depth`, as its test error in `fit` is.
         per: `batch`, one draw for all examples, or `example`.
-        junctions: The blocks: junctions of `gs.junctions`, or a pattern of their names. None: all of level 0 with
-            a skip.
+        junctions: The blocks: junctions of `gs.junctions`, or a pattern of their names. None: the outermost that
+            have a skip.
         seed: Of the draws.
 
     Returns:

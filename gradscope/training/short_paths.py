@@ -101,8 +101,8 @@ def short_paths(lengths: int, *, junctions: Asked = None) -> ShortPaths:
 
     Args:
         lengths: K, from 0 to the number of junctions.
-        junctions: Those whose branches count: junctions of `gs.junctions`, or a pattern of their names. None: all of
-            level 0 with a skip, as in `path_gradients`.
+        junctions: Those whose branches count: junctions of `gs.junctions`, or a pattern of their names. None: the
+            outermost that have a skip, as in `path_gradients`.
 
     Returns:
         An option for `fit(paths=...)`, or for loops of your own by `around`.
@@ -132,7 +132,7 @@ class _Crossings:
 
 def _crossings(model: nn.Module, inputs: Any, asked: Asked) -> tuple[_Crossings, int]:
     found, calls, _ = first_forward(model, inputs)
-    counted = [j for j in selected(model, found.junctions, asked) if asked is not None or j.level == 0]
+    counted = [j for j in selected(model, found.junctions, asked) if asked is not None or j.outermost]
     by_hand = [j.name for j in counted if isinstance(j, ByHand)]
     if by_hand:
         raise ValueError(

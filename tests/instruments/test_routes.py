@@ -127,8 +127,12 @@ def crossed(route: tuple) -> frozenset:
 def test_counts_are_those_of_all_routes(name, chosen):
     found = traced(name)
     deepest = max((j.level for j in found.junctions), default=0)
-    wanted = {"outermost": {0}, "all": set(range(deepest + 1)), "innermost": {deepest}}[chosen]
-    counted = [j for j in found.junctions if j.level in wanted and j.counted]
+    wanted = {"all": set(range(deepest + 1)), "innermost": {deepest}}.get(chosen, set())
+    counted = [
+        j
+        for j in found.junctions
+        if (j.outermost if chosen == "outermost" else j.level in wanted and j.counted)
+    ]
     routes = found.routes(None if chosen == "outermost" else counted)
     every = written_down(found, counted)
     lengths = Counter(len([1 for node, _ in route if node is None]) for route in every)

@@ -47,7 +47,7 @@ def _():
         assert torch.equal(model(inputs), model[1](inputs))
     unclear = nn.Sequential(Both(), nn.Linear(4, 3))
     assert [junction.counted for junction in gs.junctions(unclear, inputs)] == [False]
-    with pytest.raises(ValueError, match="Junctions of other kinds or levels: 0:0"):
+    with pytest.raises(ValueError, match="Junctions of other kinds: 0:0"):
         gs.path_gradients((unclear, (inputs, Y)))
 
 
@@ -62,7 +62,7 @@ def _():
     assert found.kind == "branches"
     with pytest.raises(ValueError, match="nothing here that a gate could replace"), gs.lesion(model, found):
         model(x())
-    with pytest.raises(ValueError, match="Junctions of other kinds or levels: 0:0"):
+    with pytest.raises(ValueError, match="Junctions of other kinds: 0:0"):
         gs.path_gradients((model, (x(), Y)))
     mixed = nn.Sequential(Inception(), Block(), nn.Linear(4, 3))
     assert len(gs.path_gradients((mixed, (x(), Y)))) == 2
@@ -92,6 +92,60 @@ def _():
     with gs.lesion(model, [junction for junction in found if junction.level == 1]):
         assert not torch.equal(model(inputs), whole)
 
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(Block() for _ in range(3))
+
+        def forward(self, inputs):
+            state = inputs
+            for block in self.blocks:
+                state = 0.7 * block(state) + 0.3 * inputs
+            return state
+
+    repeated = nn.Sequential(Again(), nn.Linear(4, 3))
+    found = gs.junctions(repeated, inputs)
+    assert [junction.outermost for junction in found] == [False] * 5 + [True]
+    assert len(gs.path_gradients((repeated, (inputs, Y)))) == 2
+    blocks = [junction for junction in found if junction.kind == "identity"]
+    assert len(gs.path_gradients((repeated, (inputs, Y)), junctions=blocks)) == 4
+
+
+@row("products with a skip inside, x (1 + F(x))")
+def _():
+    class Product(Block):
+        def add(self, skip, branch):
+            return skip * (1 + branch)
+
+    class Expanded(Block):
+        def add(self, skip, branch):
+            return skip + skip * branch
+
+    assert len(gs.junctions(nn.Sequential(Product(), nn.Linear(4, 3)), x())) == 0
+    (found,) = gs.junctions(nn.Sequential(Expanded(), nn.Linear(4, 3)), x())
+    assert found.kind == "identity"
+
+
+@row("several residual streams that are mixed (hyper-connections)")
+def _():
+    class Streams(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mixtures = nn.Parameter(0.5 + 0.1 * torch.randn(3, 2, 2))
+            self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+        def forward(self, inputs):
+            one = other = inputs
+            for mixture, layer in zip(self.mixtures, self.layers, strict=True):
+                new = layer(0.6 * one + 0.4 * other).tanh()
+                one, other = (row[0] * one + row[1] * other + new for row in mixture)
+            return one + other
+
+    model = nn.Sequential(Streams(), nn.Linear(4, 3))
+    assert {junction.kind for junction in gs.junctions(model, x())} == {"branches"}
+    with pytest.raises(ValueError, match="No residual addition"):
+        gs.path_gradients((model, (x(), Y)))
+
 
 class Pair(nn.Module):
     """Two blocks in one part that is checkpointed, or not."""
@@ -111,22 +165,33 @@ class Pair(nn.Module):
 @row("activation checkpointing inside a gate")
 def _():
     plain, inputs = Pair(checkpointed=False), x()
-    models = {"plain": plain, "checkpointed": Pair(checkpointed=True)}
-    models["checkpointed"].load_state_dict(plain.state_dict())
+    again = Pair(checkpointed=True)
+    again.load_state_dict(plain.state_dict())
+    found = gs.junctions(again, inputs)
+    gates = (gs.lesion, gs.cut_skips, gs.stochastic_depth, lambda *given: gs.scale_branches(*given, 0.5))
+    for gate in gates:
+        with (
+            pytest.raises(RuntimeError, match=r"computes part\.0:0 again in the backward"),
+            gate(again, found[0]),
+        ):
+            again(inputs)
+        with torch.no_grad(), gate(again, found[0]), gate(plain, found[0]):
+            assert torch.equal(again(inputs), plain(inputs))
 
-    def gradients(model: nn.Module, closed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def gradients(model: nn.Module, inside: bool) -> torch.Tensor:
         model.zero_grad()
-        with gs.lesion(model, gs.junctions(model, inputs)[closed]):
+        with gs.bypass(model, "part.0"):
             loss = nn.functional.cross_entropy(model(inputs), Y)
+            if inside:
+                loss.backward()
+        if not inside:
             loss.backward()
-        return loss.detach(), model.get_parameter(f"part.{1 - closed}.branch.0.weight").grad
+        return model.get_parameter("part.1.branch.0.weight").grad
 
-    for closed, right in ((0, False), (1, True)):
-        (loss, gradient), (same, other) = (gradients(model, closed) for model in models.values())
-        assert torch.equal(loss, same)
-        assert torch.allclose(gradient, other) is right
+    for inside in (True, False):
+        assert torch.allclose(gradients(plain, inside), gradients(again, inside)) is inside
     for option in (gs.exact_blocks(1), gs.random_depth(0.5)):
         with pytest.raises(ValueError, match="Turn checkpointing off"):
-            gs.fit(models["checkpointed"], (inputs, Y), epochs=1, progress=False, paths=option)
-    split, expected = (gs.path_gradients((models[name], (inputs, Y))) for name in ("checkpointed", "plain"))
+            gs.fit(again, (inputs, Y), epochs=1, progress=False, paths=option)
+    split, expected = (gs.path_gradients((model, (inputs, Y))) for model in (again, plain))
     torch.testing.assert_close(split, expected)

@@ -17,7 +17,7 @@ from gradscope.problem import Problem
 from gradscope.studies.path_spectrum import path_spectrum
 from gradscope.studies.paths.control_variate import sums_of_squares
 from gradscope.studies.paths.counts import Link, as_float, counts_of, signed_number, square_root
-from gradscope.studies.paths.estimates import heavy_tailed_mean, over_draws
+from gradscope.studies.paths.estimates import few_draws, heavy_tailed_mean, over_draws
 from gradscope.studies.paths.norms import Parts
 from gradscope.studies.paths.sampled import chosen, drawn_paths, path_norms, ways_on
 
@@ -105,7 +105,7 @@ def table(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor, list[float]
         turned.square().sum(dim=2)[:, :, None],
         inner[:, :, None],
         coherent,
-        signed / torch.tensor(numbers),
+        signed.double() / torch.tensor(numbers),
         numbers,
     )
 
@@ -128,13 +128,13 @@ def test_the_control_variate_has_the_right_mean_over_all_signs():
     assert better[1] < 0.3 and better[2] < 0.6, "although a single draw chooses"
 
 
-def coherent_chain(blocks: int, width: int = 4) -> nn.Module:
+def coherent_chain(blocks: int, width: int = 4, noise: float = 0.1) -> nn.Module:
     """Branches 0.3 I + noise: nearly parallel paths."""
     torch.manual_seed(0)
     layers = [nn.Linear(width, width, bias=False).double() for _ in range(blocks)]
     for layer in layers:
-        noise = torch.randn(width, width, dtype=torch.float64) / math.sqrt(width)
-        layer.weight.data = 0.3 * torch.eye(width, dtype=torch.float64) + 0.1 * noise
+        random = torch.randn(width, width, dtype=torch.float64) / math.sqrt(width)
+        layer.weight.data = 0.3 * torch.eye(width, dtype=torch.float64) + noise * random
     return nn.Sequential(*[Residual(layer) for layer in layers])
 
 
@@ -194,8 +194,8 @@ def test_identical_paths_need_no_more_than_two_draws():
     assert values(frame, "coherence")[1] == pytest.approx(exact[1], rel=1e-6)
 
 
-def test_orthogonal_paths_are_left_as_they_are():
-    """Where nothing is in common, the estimate is the plain mean over the draws, to the last bit."""
+def test_orthogonal_paths_are_scarcely_corrected():
+    """Where nothing is in common, the estimate is the plain mean over the draws; to the last bit where no a is above 0."""
     specimen = NETWORKS["post-activation"]
     problem = Problem(specimen.build(), (specimen.inputs(), specimen.targets()))
     with open_paths(problem) as paths:
@@ -207,9 +207,8 @@ def test_orthogonal_paths_are_left_as_they_are():
     found = values(path_spectrum(problem, draws=4), "squared_path_norms")
     used = values(path_spectrum(problem, draws=4), "squared_path_norms", "estimator")
     for value, mean, estimator in zip(found, torch.stack(plain).mean(dim=0).tolist(), used, strict=True):
-        if estimator == "random signs":
-            assert value == pytest.approx(mean, rel=1e-14)
-    assert used.count("random signs") >= 4
+        assert value == pytest.approx(mean, rel=1e-14 if estimator == "random signs" else 0.1)
+    assert used.count("random signs") >= 2
 
 
 def test_intervals_over_signs_hold_the_truth_about_as_often_as_they_say():
@@ -225,6 +224,52 @@ def test_intervals_over_signs_hold_the_truth_about_as_often_as_they_say():
         _, low, high = over_draws(found)
         hits += (low <= exact * (1 + 1e-9)) & (exact <= high * (1 + 1e-9))
     assert (hits / repeats).min() > 0.88, hits / repeats
+
+
+def coverage(problem: Problem, draws: int, repeats: int = 300) -> tuple[Tensor, Tensor]:
+    """How often intervals hold the truth, and the relative error (root mean square) of the estimates, by length."""
+    squares, inner, coherent, signed, numbers = table(problem)
+    exact = squares.mean(dim=(0, 2))
+    generator = torch.Generator().manual_seed(0)
+    hits, errors = torch.zeros(len(numbers)), []
+    for _ in range(repeats):
+        some = torch.randint(0, len(squares), (draws,), generator=generator)
+        found, used = sums_of_squares(squares[some], inner[some], coherent, signed[some], numbers)
+        mean, low, high = over_draws(
+            found, torch.where(used, coherent.sum(dim=1) / torch.tensor(numbers), 0.0)
+        )
+        hits += (low <= exact * (1 + 1e-9)) & (exact <= high * (1 + 1e-9))
+        errors.append((mean / exact - 1).square())
+    return hits / repeats, torch.stack(errors).mean(dim=0).sqrt()
+
+
+@pytest.mark.parametrize("draws", [8, 16, 64])
+def test_intervals_of_nearly_parallel_paths_are_narrow_and_hold_the_truth(draws):
+    """With an a from plain squares, as noisy as these, 16 draws were off by 0.1 to 0.2 and held the truth 64 times."""
+    problem = Problem(
+        coherent_chain(6, noise=0.02), (torch.randn(2, 4, dtype=torch.float64), torch.zeros(2)), loss=total
+    )
+    held, error = coverage(problem, draws)
+    assert held.min() > 0.84, held
+    assert error.max() < 0.05, error
+
+
+def test_no_interval_begins_below_what_the_sum_of_all_paths_allows():
+    """|g_k|^2 / N is least, so that no coherence is above the number of paths."""
+    problem = Problem(
+        coherent_chain(5, noise=0.01), (torch.randn(2, 4, dtype=torch.float64), torch.zeros(2)), loss=total
+    )
+    frame = path_spectrum(problem, draws=3)
+    for high, number in zip(values(frame, "coherence", "high"), values(frame, "path_count"), strict=True):
+        assert high <= number * (1 + 1e-9)
+
+
+def test_draws_too_few_for_the_coherence_are_told():
+    problem = Problem(coherent_chain(6), (torch.randn(2, 4, dtype=torch.float64), torch.zeros(2)), loss=total)
+    frame = path_spectrum(problem, draws=4).query("quantity == 'squared_path_norms'").set_index("path_length")
+    assert frame["reason"][3].startswith("paths pull together") and "sampled=" in frame["reason"][3]
+    assert frame["reason"][0] == frame["reason"][6] == ""
+    assert few_draws(16, 3.0) and not few_draws(24, 3.0) and not few_draws(2, 1.5)
 
 
 def test_intervals_over_examples_and_signs_hold_the_truth():

@@ -12,7 +12,9 @@ from torch import nn
 
 from gradscope.gradients.paths import path_gradients
 from gradscope.problem import Problem
+from gradscope.studies.graded_path_spectrum import graded_path_spectrum
 from gradscope.studies.path_spectrum import path_spectrum
+from gradscope.studies.paths.rows import frame_of, row
 
 
 def values(frame, quantity: str, column: str = "value") -> list[float]:
@@ -77,6 +79,52 @@ def test_paths_end_at_the_site(at):
     assert set(frame["at"]) == {at} and set(frame["unit"]) >= {"loss per output"}
 
 
+@pytest.mark.parametrize("at", ["3", "4"])
+def test_one_path_crosses_nothing_at_a_site_behind_the_last_junction(at):
+    model = nn.Sequential(
+        *[Residual(nn.Linear(4, 4)) for _ in range(3)], nn.Linear(4, 4), nn.Linear(4, 3)
+    ).double()
+    inputs, targets = torch.randn(5, 4, dtype=torch.float64), torch.arange(5) % 3
+    problem = Problem(model, (inputs, targets))
+    kept = {}
+    hook = model.get_submodule(at).register_forward_hook(lambda m, i, o: kept.update(output=o))
+    loss = nn.functional.cross_entropy(model(inputs), targets)
+    hook.remove()
+    norm = float(torch.autograd.grad(loss, kept["output"])[0].norm())
+    frame = path_spectrum(problem, at=at, sampled=3)
+    for quantity in ("coherent_norm", "incoherent_norm", "rms_path_norm", "veit_product", "mean_path_norm"):
+        rows = frame[frame["quantity"] == quantity].sort_values("path_length")
+        assert rows["value"][rows["path_length"] == 0].tolist() == pytest.approx([norm]), quantity
+        assert rows["reason"][rows["path_length"] > 0].eq("no path of this length").all()
+    assert values(frame, "path_count") == [1, 0, 0, 0]
+    assert values(frame, "signed_share") == pytest.approx([1, 0, 0, 0])
+    graded = graded_path_spectrum(problem, at=at, by="kind")
+    assert values(graded, "path_count") == [1, 0, 0, 0]
+
+
+def test_paths_to_a_site_off_the_way_to_the_input_are_not_counted():
+    class Told(nn.Module):
+        """Three blocks that read a learned state: three paths to it cross one branch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.state, self.reads = nn.Linear(1, 4), nn.ModuleList(nn.Linear(8, 4) for _ in range(3))
+
+        def forward(self, x):
+            state = self.state(torch.ones(len(x), 1, dtype=x.dtype))
+            for read in self.reads:
+                x = x + read(torch.cat([x, state], dim=1)).tanh()
+            return x
+
+    model = nn.Sequential(Told(), nn.Linear(4, 3)).double()
+    data = torch.randn(5, 4, dtype=torch.float64), torch.arange(5) % 3
+    frame = path_spectrum((model, data), at="0.state")
+    counts = frame[frame["quantity"] == "path_count"]
+    assert set(counts["status"]) == {"undefined"}
+    assert counts["reason"].str.startswith("no way leads from this site to the input").all()
+    assert set(frame[frame["quantity"] == "incoherent_norm"]["status"]) == {"ok"}
+
+
 def test_parameters_have_lengths_but_no_counts():
     problem = PATH_NETWORKS["projection"].problem()
     split = path_gradients(problem, at="parameters")
@@ -137,18 +185,84 @@ def deep(gain: float, blocks: int = 8) -> Problem:
     return Problem(model, (torch.randn(2, 3), torch.zeros(2)), loss=lambda o, _: o.sum(dim=1))
 
 
-def test_lengths_below_the_smallest_number_are_undefined_not_zero():
-    frame = path_spectrum(deep(1e-9), draws=2, sampled=2)
+@pytest.mark.parametrize(
+    ("gain", "options", "kept", "remedy"),
+    [
+        (1e-9, {"engine": "vmap"}, 3, "pass precision=torch.float64"),
+        (1e-36, {"precision": torch.float64}, 8, "path_moments needs no single length"),
+    ],
+)
+def test_lengths_below_the_smallest_number_are_undefined_not_zero(gain, options, kept, remedy):
+    """One batched backward lifts nothing, and beyond float64's range nothing else helps."""
+    problem = deep(gain, 10)
+    frame = path_spectrum(problem, draws=2, sampled=2, **options)
     status = frame[frame["quantity"] == "coherent_norm"].set_index("path_length")["status"]
-    assert list(status) == ["ok"] * 4 + ["undefined"] * 5
+    assert list(status) == ["ok"] * (kept + 1) + ["undefined"] * (10 - kept)
     for quantity in ("coherent_norm", "incoherent_norm", "mean_path_norm"):
-        rows = frame[(frame["quantity"] == quantity) & (frame["path_length"] > 4)]
-        assert rows["value"].isna().all() and rows["reason"].str.contains("precision=torch.float64").all()
-    wide = path_spectrum(deep(1e-9), draws=0, precision=torch.float64)
-    expected = [math.sqrt(6) / 2 * math.comb(8, k) * 1e-9**k for k in range(9)]
-    assert values(wide, "coherent_norm") == pytest.approx(expected, rel=1e-6) and set(wide["status"]) == {
-        "ok"
-    }
+        rows = frame[(frame["quantity"] == quantity) & (frame["path_length"] > kept)]
+        assert rows["value"].isna().all() and rows["reason"].str.contains(remedy).all()
+    expected = [math.sqrt(6) / 2 * math.comb(10, k) * gain**k for k in range(kept + 1)]
+    assert values(frame, "coherent_norm")[: kept + 1] == pytest.approx(expected, rel=1e-5)
+
+
+class Fading(nn.Module):
+    """skip x + gain x."""
+
+    def __init__(self, skip: float, gain: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.skip = skip
+        self.branch = nn.Linear(3, 3, bias=False, dtype=dtype)
+        self.branch.weight.data = gain * torch.eye(3, dtype=dtype)
+
+    def forward(self, x):
+        return self.skip * x + self.branch(x)
+
+
+@pytest.mark.parametrize("engine", ["auto", "walk", "passes", "vmap"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_crosses_nothing_may_underflow_too(engine, dtype):
+    """Skips of 1e-3 and 1e-30: 20 of them leave 1e-60 in float32, 1e-600 in float64."""
+    skip = 1e-3 if dtype is torch.float32 else 1e-30
+    blocks = nn.Sequential(*[Fading(skip, 1e-3 * skip, dtype) for _ in range(20)])
+    problem = Problem(
+        blocks, (torch.randn(2, 3, dtype=dtype), torch.zeros(2)), loss=lambda o, _: o.sum(dim=1)
+    )
+    frame = path_spectrum(problem, draws=2, sampled=2, lengths=2, engine=engine)
+    rows = frame[frame["quantity"].isin(["coherent_norm", "incoherent_norm", "mean_path_norm"])]
+    for one in rows.to_dict("records"):
+        if one["status"] == "ok":
+            expected = math.sqrt(6) / 2 * skip**20 * 1e-3 ** one["path_length"]
+            number = math.comb(20, one["path_length"])
+            power = {"coherent_norm": 1, "incoherent_norm": 0.5, "mean_path_norm": 0}[one["quantity"]]
+            assert one["value"] == pytest.approx(expected * number**power, rel=0.5, abs=0)
+        else:
+            assert one["reason"].startswith("paths of this length exist")
+    if dtype is torch.float64:
+        assert set(rows["status"]) == {"undefined"}
+
+
+@pytest.mark.parametrize("engine", ["auto", "walk", "passes", "vmap"])
+def test_a_gradient_that_is_zero_is_no_loss(engine):
+    """The head hands back nothing, whatever it is multiplied by."""
+    model = nn.Sequential(*[Fading(1, 0.5, torch.float32) for _ in range(5)], nn.Linear(3, 2))
+    model[-1].weight.data.zero_()
+    frame = path_spectrum((model, (torch.randn(2, 3), torch.tensor([0, 1]))), draws=4, engine=engine)
+    assert set(frame.query("quantity == 'coherent_norm'")["status"]) == {"ok"}
+    undefined = frame[frame["status"] == "undefined"]
+    assert {"signed_share", "coherence", "veit_product_share"} <= set(undefined["quantity"])
+    assert undefined["reason"].ne("").all() and undefined["value"].isna().all()
+
+
+def test_rows_that_miss_a_number_say_why():
+    fine = row("path_count", "paths", 1.0, path_length=0)
+    assert len(frame_of([fine, row("a", "1", math.nan, path_length=0)], {}, ["path_length"])) == 2
+    for wrong in (
+        row("a", "1", math.nan, undefined="", path_length=0),
+        fine | {"value": math.nan},
+        fine | {"status": "undefined", "reason": "why"},
+    ):
+        with pytest.raises(RuntimeError, match="says why"):
+            frame_of([fine, wrong], {}, ["path_length"])
 
 
 def test_squares_below_the_smallest_number_leave_their_roots():

@@ -148,9 +148,40 @@ def test_paths_that_cross_the_same_branches_are_counted_but_not_told_apart():
     frame = path_spectrum((model, (x, torch.tensor([0, 1, 2]))), sampled=2)
     assert sum(values(frame, "signed_share")) == pytest.approx(1, abs=1e-12)
     assert values(frame, "path_count")[:2] == [2, 2]
-    single = frame["quantity"].isin(["rms_path_norm", "veit_product", "veit_product_share", "mean_path_norm"])
-    assert set(frame[single]["status"]) == {"undefined"} and frame[single]["value"].isna().all()
-    assert frame[single]["reason"].iloc[0].startswith("several paths cross the same branches")
+    of_paths = [
+        "squared_path_norms",
+        "incoherent_norm",
+        "incoherent_norm_share",
+        "coherence",
+        "rms_path_norm",
+    ]
+    of_paths += ["veit_product", "veit_product_share"]
+    single = frame[frame["quantity"].isin(of_paths) & (frame["path_length"] < 2)]
+    assert set(single["status"]) == {"undefined"} and single["value"].isna().all()
+    assert single["reason"].str.startswith("several paths cross the same branches").all()
+    sampled = frame[frame["quantity"] == "mean_path_norm"]
+    assert set(sampled["status"]) == {"undefined"}
+    assert sampled["reason"].iloc[0].startswith("single paths are drawn in chains only")
+
+
+def test_sums_over_signs_at_parameters_are_undefined_or_say_what_they_add_up():
+    """Where paths to the input are not told apart those to the parameters are not; elsewhere off chains it is unknown."""
+    inputs, targets = torch.randn(3, 4, dtype=torch.float64), torch.tensor([0, 1, 2])
+    frame = path_spectrum((TwoStreams().double(), (inputs, targets)), at="parameters")
+    sums = frame[frame["quantity"].isin(["squared_path_norms", "coherence"])]
+    assert set(sums["status"]) == {"undefined"}
+    frame = path_spectrum(problem_of("dense list"), at="parameters", draws=40)
+    sums = frame[(frame["quantity"] == "incoherent_norm") & (frame["status"] == "ok")]
+    assert len(sums) and sums["reason"].str.contains("added before they are squared").all()
+
+
+def test_a_zero_gradient_has_no_row_without_a_reason():
+    specimen = NETWORKS["multi-residual"]
+    data = (specimen.inputs(), specimen.targets())
+    frame = path_spectrum(Problem(specimen.build(), data, loss=lambda o, _: o.sum(dim=1) * 0), sampled=2)
+    missing = frame[frame["value"].isna()]
+    assert {"veit_product_share", "incoherent_norm_share", "coherence"} <= set(missing["quantity"])
+    assert missing["reason"].ne("").all() and set(missing["status"]) == {"undefined"}
 
 
 def test_one_draw_has_no_interval_and_says_so():

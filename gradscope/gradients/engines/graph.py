@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from gradscope.gradients.engines.user_hooks import UserHooks
 from gradscope.instruments.junctions.graph import Node
 
 
@@ -34,13 +35,19 @@ class LiveGraph:
     Attributes:
         loss: Scalar with a graph.
         targets: Where the gradient is wanted.
+        hooks: What the model hooked in that pass, if that was watched.
         walked: Whether a walk over this graph has given autograd's own gradient.
+        batched: Whether a batched backward pass has.
+        linear: Whether Python code on the way is known to be linear.
     """
 
-    def __init__(self, loss: Tensor, targets: tuple[Target, ...]) -> None:
+    def __init__(self, loss: Tensor, targets: tuple[Target, ...], hooks: UserHooks | None = None) -> None:
         self.loss = loss
         self.targets = targets
+        self.hooks = hooks
         self.walked = False
+        self.batched = False
+        self.linear = False
 
     @cached_property
     def operands(self) -> dict[Node, tuple[tuple[Node | None, int], ...]]:

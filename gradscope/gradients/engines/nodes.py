@@ -36,8 +36,10 @@ def results(node: Node, given: Given, slots: Sequence[int]) -> list[Tensor | Non
         found = node(*given)
         return [_fitted(gradient, operands[slot]) for slot, gradient in _at(found, slots)]
     # Written in Python: it answers for every argument of the forward, operands or not.
+    # Copies, since published ones write into what they are given, which others may hold too.
     given = [
-        _or_zeros(cotangent, place) for cotangent, place in zip(given, node._input_metadata, strict=True)
+        _or_zeros(cotangent, place).clone()
+        for cotangent, place in zip(given, node._input_metadata, strict=True)
     ]
     found = node.apply(*given)
     arguments = [place for place, needed in enumerate(node.needs_input_grad) if needed]

@@ -28,7 +28,7 @@ def _batch_norm(node: Node, stack: Stack, slots: Sequence[int]) -> Found:
     if training:
         mean, inverse = node._saved_result1, node._saved_result2
     else:
-        mean, inverse = node._saved_running_mean, (node._saved_running_var + node._saved_eps).rsqrt()
+        mean, inverse = node._saved_running_mean, (node._saved_running_var + _epsilon(node)).rsqrt()
 
     def by_channel(numbers: Tensor) -> Tensor:
         return numbers.view(-1, *[1] * (values.ndim - 2)).expand_as(values)
@@ -43,6 +43,10 @@ def _batch_norm(node: Node, stack: Stack, slots: Sequence[int]) -> Found:
     elif 0 in slots:
         found[0] = stack.scaled(factor)
     return found
+
+
+def _epsilon(node: Node) -> float:
+    return node._saved_epsilon if hasattr(node, "_saved_epsilon") else node._saved_eps
 
 
 def _affine(stack: Stack, normalised: Tensor, across: tuple[int, ...], slots: Sequence[int]) -> Found:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from gradscope.gradients.engines.agreement import disagreement, disagreement_of_sum
 from gradscope.gradients.engines.crossing import Keys
 from gradscope.gradients.engines.graph import LiveGraph
 from gradscope.gradients.engines.nodes import shapes_in
@@ -18,8 +19,9 @@ from gradscope.instruments.junctions.graph import Node
 
 # Of one stack of the largest tensor on the way; members beyond it walk later.
 STACK_BYTES = 2**28
-# How far from 1, in powers of two, a row may come before it is lifted, and how many gated nodes lie between two looks.
-_RANGE, _BETWEEN_LOOKS = 20, 4
+# How far from 1, in powers of two, a row may come before it is lifted, how far it is lifted at once, and how many gated
+# nodes lie between two looks: for float32, and where something on the way is float16.
+_SINGLE, _HALF = (20, 100, 4), (4, 14, 1)
 
 
 def walk(
@@ -61,6 +63,10 @@ def _walked(
     graph: LiveGraph, gates: Mapping[Edge, Gate], powers: Powers, members: int, lifted: bool, whole: bool
 ) -> list[Tensor]:
     ways = Ways(graph)
+    if not graph.walked and graph.hooks is not None and graph.hooks.on(ways.slots):
+        raise CannotWalk(
+            "hooks on tensors or modules lie on the way, which only an ordinary backward pass runs"
+        )
     _refuse_foreign(ways)
     results = graph.empty(members, *powers.shape)
     met = 0
@@ -76,14 +82,17 @@ def _walked(
                     member, index = keys.of(key)
                     results[number][(member, *index)] = keys.lowered(key, row)
         if not graph.walked:
-            if whole:
-                axes = tuple(range(len(powers.shape)))
-                ungated = {number: result[0].sum(dim=axes) for number, result in enumerate(results)}
-            _refuse_difference(graph, ungated)
+            _refuse_difference(
+                disagreement_of_sum(graph, results)
+                if whole
+                else disagreement(graph, [ungated.get(n, zero) for n, zero in enumerate(graph.empty())])
+            )
             graph.walked = True
         met += journey.met
     if gates and not met:
         raise RuntimeError("No gradient met a gate, so the split would be wrong. Please report this model.")
+    if lifted and not all(result.isfinite().all() for result in results):
+        raise CannotWalk("its coefficients differ by more than powers of two can level")
     return results
 
 
@@ -117,8 +126,10 @@ class _Journey:
             self._hand_on(node, arrived, slots)
             if self.lifted and node in self._gated:
                 looks += 1
-                if looks % _BETWEEN_LOOKS == 0:
-                    self._lift()
+                half = any(stack.values.dtype is torch.float16 for stack in self._arrived.values())
+                reach, limit, between = _HALF if half else _SINGLE
+                if looks % between == 0:
+                    self._lift(reach, limit)
 
     def _hand_on(self, node: Node, arrived: list[Stack | None], slots: Sequence[int]) -> None:
         try:
@@ -141,7 +152,7 @@ class _Journey:
         before = self._arrived.get(place)
         self._arrived[place] = stack if before is None else add(before, stack)
 
-    def _lift(self) -> None:
+    def _lift(self, reach: int, limit: int) -> None:
         """Bring rows near 1 whose largest number is not, wherever they wait."""
         largest: dict[int, float] = {}
         for stack in self._arrived.values():
@@ -151,13 +162,12 @@ class _Journey:
             for key, size in zip(stack.keys, sizes, strict=True):
                 largest[key] = max(largest.get(key, 0.0), size)
         steps = {
-            # Within the powers of two that float32 has.
-            key: max(-100, min(100, -math.frexp(size)[1]))
+            key: max(-limit, min(limit, -math.frexp(size)[1]))
             for key, size in largest.items()
             if key != self.keys.ungated
             and math.isfinite(size)
             and size > 0
-            and abs(math.frexp(size)[1]) > _RANGE
+            and abs(math.frexp(size)[1]) > reach
         }
         if not steps:
             return
@@ -202,21 +212,10 @@ def _saved_names(node: Node) -> tuple[str, ...]:
     return _NAMES[kind]
 
 
-def _refuse_difference(graph: LiveGraph, found: Mapping[int, Tensor]) -> None:
-    """The ungated gradient is autograd's, to the rounding of the coarsest numbers on the way."""
-    pairs = [
-        (
-            found[number].double() if number in found else torch.zeros(()),
-            torch.zeros(()) if g is None else g.double(),
+def _refuse_difference(off: float) -> None:
+    # Written so that what is not a number is refused too.
+    if off != 0:
+        raise CannotWalk(
+            "the walk does not give autograd's gradient, since hooks change gradients on their way, or backward "
+            "passes differ from one another"
         )
-        for number, g in enumerate(graph.ordinary)
-    ]
-    whole = math.sqrt(sum(float(expected.square().sum()) for _, expected in pairs))
-    for walked, expected in pairs:
-        allowed = graph.rounding * (1e4 * float(expected.norm()) + 1e2 * whole)
-        # Written so that what is not a number is refused too.
-        if not float((walked - expected).norm()) <= allowed:
-            raise CannotWalk(
-                "the walk does not give autograd's gradient, since hooks on tensors or modules change gradients on "
-                "their way, or backward passes differ from one another"
-            )

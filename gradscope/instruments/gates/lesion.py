@@ -70,7 +70,8 @@ def lesion(
             would leave the other multiplied by its gate; operands without one row per example; a reference of
             another shape.
         RuntimeError: A forward in the block called another number of additions than the one in which
-            the junctions were found, so that their numbers no longer hold.
+            the junctions were found, so that their numbers no longer hold; or, with gradients, closed a branch in
+            a part that is computed again in the backward pass (activation checkpointing): there it would be open.
 
     Source:
         Zero: Veit et al. (2016), arXiv:1605.06431. Mean and resample are the ablations that stay nearer to values

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
+from gradscope.instruments.checkpointed import computed_again
 from gradscope.instruments.gates.by_hand import CLOSABLE, ByHand
 from gradscope.instruments.gates.outputs import named_module, with_first_tensor
 from gradscope.instruments.junctions.calls import Plan, additions
@@ -66,16 +68,17 @@ def replaced(
         ValueError: A junction that is not `closable` on this side, that is not of this network as far as can
             be told, or that was found in another forward than the rest.
         RuntimeError: A forward in the block did not call as many additions as the one in which the junctions
-            were found, or did not run a module named by hand exactly once.
+            were found, or did not run a module named by hand exactly once; or it replaced an operand, with
+            gradients, in a part that is computed again in the backward pass, where no gate would act.
     """
     _refuse_unknown(model, junctions, side)
     plan: Plan = {}
     hooks: dict[str, Gate] = {}
     for place, junction in enumerate(junctions):
         for operand, key in enumerate(_calls(junction, side)):
-            plan[key] = _after(plan.get(key), gate(place, operand))
+            plan[key] = _after(plan.get(key), _kept(model, junction, gate(place, operand)))
         for operand, path in enumerate(_modules(junction, side)):
-            hooks[path] = _after(hooks.get(path), gate(place, operand))
+            hooks[path] = _after(hooks.get(path), _kept(model, junction, gate(place, operand)))
     with ExitStack() as stack:
         if plan:
             expected = next(j.additions for j in junctions if _calls(j, side))
@@ -101,6 +104,20 @@ def _modules(junction: Junction, side: Side) -> tuple[str, ...]:
 
 def _after(first: Gate | None, second: Gate) -> Gate:
     return second if first is None else lambda tensor: second(first(tensor))
+
+
+def _kept(model: nn.Module, junction: Junction, gate: Gate) -> Gate:
+    def act(tensor: Tensor) -> Tensor:
+        replaced = gate(tensor)
+        if replaced is not tensor and torch.is_grad_enabled() and computed_again():
+            raise RuntimeError(
+                f"{type(model).__name__} computes {junction.name} again in the backward pass (activation "
+                "checkpointing), where this gate would not act, so gradients would be wrong. Turn checkpointing off, "
+                "or run the model under torch.no_grad."
+            )
+        return replaced
+
+    return act
 
 
 def _refuse_unknown(model: nn.Module, junctions: Sequence[Junction], side: Side) -> None:

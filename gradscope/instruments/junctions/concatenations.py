@@ -1,6 +1,6 @@
 """Which concatenations of a graph join a value with what was computed from it (DenseNet, U-Net, ShuffleNet)."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gradscope.instruments.junctions.finder import Found
 from gradscope.instruments.junctions.graph import Graph, Node
@@ -30,11 +30,7 @@ def concatenations(graph: Graph, sums: Iterable[Found]) -> list[Found]:
         graph: The graph.
         sums: The residual sums in it.
     """
-    skips_of = {
-        found.node: found.carries[0]
-        for found in sums
-        if found.kind in ("identity", "nonparam-skip") and len(found.carries) == 1
-    }
+    skips_of = {found.node: found.carries for found in sums if found.kind in ("identity", "nonparam-skip")}
     nodes = [node for node in graph.order if node.name().startswith("CatBackward")]
     values = {node: [(slot, graph.inputs[node][slot]) for slot, _ in graph.operands(node)] for node in nodes}
     places: dict[_Value, list[Edge]] = {}
@@ -85,20 +81,21 @@ def _pieces(graph: Graph, node: Node) -> Iterator[Node]:
         yield node
 
 
-def _is_carried(graph: Graph, fork: Node, end: Node, skips_of: Mapping[Node, Edge]) -> bool:
+def _is_carried(graph: Graph, fork: Node, end: Node, skips_of: Mapping[Node, Sequence[Edge]]) -> bool:
     """Whether a way leads from the fork, or a piece of it, to a value by skips, without any other arithmetic."""
-    node = end
-    while node is not fork:
+    waiting, seen = [end], {end}
+    for node in waiting:
+        if node is fork:
+            return True
+        above: list[Node] = []
         if node in skips_of:
-            above, slot = skips_of[node]
-            node = graph.inputs[above][slot][0]
+            above = [graph.inputs[total][slot][0] for total, slot in skips_of[node]]
         elif node.name().startswith(_MOVES) and len(operands := graph.operands(node)) == 1:
-            node = operands[0][1]
-        else:
-            return False
-        if node not in graph.position:
-            return False
-    return True
+            above = [operands[0][1]]
+        fresh = [operand for operand in above if operand in graph.position and operand not in seen]
+        seen.update(fresh)
+        waiting.extend(fresh)
+    return False
 
 
 def _is_branch(graph: Graph, fork: Node, end: Node) -> bool:

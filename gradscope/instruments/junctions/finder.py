@@ -1,5 +1,6 @@
 """Which sums of an autograd graph are residual, and which of their operands are branches."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ from gradscope.instruments.junctions.calls import AddCall
 from gradscope.instruments.junctions.crossings import crossings_of_gate, crossings_of_sum
 from gradscope.instruments.junctions.graph import Graph, Node
 from gradscope.instruments.junctions.junction import Edge
-from gradscope.instruments.junctions.summands import Summand, Sums
+from gradscope.instruments.junctions.summands import Summand, Sums, shape_of
 
 
 class Found(NamedTuple):
@@ -128,13 +129,17 @@ class Finder:
         if self.sums.mixes(node):
             return self._mixed(node, terms)
         first = min((value for term in terms for value in self.sums.values(term)), key=self._place)
-        skips = [t for t in terms if not t.is_product and self.sums.value(t.edges[0]) is first]
-        if skips and all(self.sums.is_fed(first, term) for term in terms):
-            branches = [term for term in terms if term not in skips]
-            if len(skips) == 1 and all(self.sums.has_weights(first, term) for term in branches):
-                return self._as_found(node, "identity", branches, skips, first)
+        carried = any(not t.is_product and self.sums.value(t.edges[0]) is first for t in terms)
+        if not carried or not all(self.sums.is_fed(first, term) for term in terms):
+            return self._rejoined(node, terms)
+        # What weights do not change is carried, be it the fork once more or a pooled copy beside it.
+        branches = [term for term in terms if self.sums.has_weights(first, term)]
+        skips = [term for term in terms if term not in branches]
+        if not branches:
             return None
-        return self._rejoined(node, terms)
+        return self._as_found(
+            node, "identity" if len(skips) == 1 else "nonparam-skip", branches, skips, first
+        )
 
     def _rejoined(self, node: Node, terms: Sequence[Summand]) -> Found | None:
         """A sum whose terms meet again only at its immediate dominator; with none in common it is no junction."""
@@ -144,17 +149,26 @@ class Finder:
             return None
         if self._is_gated(fork, terms):
             return self._as_found(node, "gated", terms, [], fork)
-        linear = [w and self.sums.is_linear(fork, term) for w, term in zip(weighted, terms, strict=True)]
-        skips = [term for term, flag in zip(terms, linear, strict=True) if flag]
-        kind = "projection"
-        if not any(w and not flag for flag, w in zip(linear, weighted, strict=True)):
-            skips = []
-        if not skips:
-            skips = [term for term, flag in zip(terms, weighted, strict=True) if not flag]
-            kind = "nonparam-skip"
-        if len(skips) != 1:
+        carried = [term for term, flag in zip(terms, weighted, strict=True) if not flag]
+        linear = [t for t in terms if t not in carried and self.sums.is_linear(fork, t)]
+        # What is spread over the sum, such as the squares in |a|^2 + |b|^2 - 2ab, carries no stream beside others.
+        streams = any(self._has_shape_of(node, term) for term in carried)
+        projects = bool(linear) and len(carried) + len(linear) < len(terms) and not streams
+        skips = linear if projects else carried
+        if not skips or (len(skips) > 1 and not (streams and self._ends_here(fork, node))):
             return self._as_found(node, "branches", terms, [], fork)
-        return self._as_found(node, kind, [term for term in terms if term not in skips], skips, fork)
+        branches = [term for term in terms if term not in skips]
+        return self._as_found(node, "projection" if projects else "nonparam-skip", branches, skips, fork)
+
+    def _ends_here(self, fork: Node, node: Node) -> bool:
+        """Whether nothing between a fork and a sum is used elsewhere, as it is where several streams are mixed."""
+        inside = self.graph.between(fork, node) or set()
+        used = Counter(operand for one in inside for _, operand in self.graph.operands(one))
+        return all(used[one] == self.graph.consumers[one] for one in inside if one is not node)
+
+    def _has_shape_of(self, node: Node, term: Summand) -> bool:
+        operands = (self.graph.inputs[edge.node][edge.slot] for edge in term.edges)
+        return any(shape_of(*operand) == shape_of(node) for operand in operands)
 
     def _mixed(self, node: Node, terms: Sequence[Summand]) -> Found | None:
         fork = self._above(node)

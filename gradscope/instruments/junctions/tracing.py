@@ -45,8 +45,8 @@ class Trace:
             sums among these results, at which those who cross are told already. What a sum itself multiplies a branch
             by, such as the weights of `addmm`, is on the branch. Empty if not `counted`.
         carries: Per junction, the edges by which the gradient passes it without crossing a branch.
-        is_chain: Whether every way from the source to the output passes all junctions of level 0, one
-            after the other, so that each is entered by its skip or by one of its branches.
+        is_chain: Whether every way from the source to the output passes all junctions of level 0 and all outermost
+            ones, one after the other, so that each is entered by its skip or by one of its branches.
         on_every_way: Per junction, whether every way from the source to the output passes its sum.
         graph: The graph of that pass.
         found: The junctions in the graph.
@@ -75,11 +75,9 @@ class Trace:
         """What routes from `source` to the output there are, of which some junctions count the branches.
 
         Args:
-            junctions: Those to count, of `junctions`; None for all of level 0 that are `counted`.
+            junctions: Those to count, of `junctions`; None for the outermost that are counted.
         """
-        counted = (
-            (j for j in self.junctions if j.level == 0 and j.counted) if junctions is None else junctions
-        )
+        counted = (j for j in self.junctions if j.outermost) if junctions is None else junctions
         places = [self.found[junction.index] for junction in counted]
         outputs = _nodes(tensor for tensor in tensors_of(self.output) if tensor.requires_grad)
         return contracted(self.graph, places, outputs, _nodes([self.source]))
@@ -130,14 +128,16 @@ def trace(model: nn.Module, forward: Callable[[Any], Any], inputs: Any) -> Trace
     found = _in_forward_order([*sums, *concatenations(graph, sums)], graph, called)
     fed = {junction.node: nodes for junction, nodes in learned}
     deep = levels(graph, found, fed)
-    described = _described(found, deep, called, counter.count)
+    able = [place for place in found if place.crossings]
+    outermost = {place.node for place, depth in zip(able, levels(graph, able, fed), strict=True) if not depth}
+    described = _described(found, deep, outermost, called, counter.count)
     # Whether a way leads around a junction is asked of the ways from the source, not from further streams.
     alone = graph if graph.sources <= set(main) else Graph(tensors, main)
     passed = alone.on_every_way(_nodes(tensors))
     outer = [
         (j, place.node)
         for j, place in zip(described, found, strict=True)
-        if j.level == 0 and (j.counted or j.kind != "concat")
+        if j.outermost or (j.level == 0 and j.kind != "concat")
     ]
     return Trace(
         output,
@@ -226,7 +226,11 @@ def _in_forward_order(found: list[Found], graph: Graph, called: Mapping[Node, Ad
 
 
 def _described(
-    found: list[Found], deep: list[int], called: Mapping[Node, AddCall], count: int
+    found: list[Found],
+    deep: list[int],
+    outermost: Collection[Node],
+    called: Mapping[Node, AddCall],
+    count: int,
 ) -> tuple[Junction, ...]:
     def slots(edges: Iterable[Edge]) -> tuple[tuple[int, int], ...]:
         return tuple((called[edge.node].number, edge.slot) for edge in edges if edge.node in called)
@@ -251,6 +255,7 @@ def _described(
                 additions=count,
                 number=None if call is None else call.number,
                 counted=bool(place.crossings),
+                outermost=place.node in outermost,
             )
         )
     return tuple(described)

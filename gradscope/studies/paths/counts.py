@@ -1,7 +1,7 @@
 """How many paths of each length there are between what is differentiated and the place of its gradient."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,7 +12,13 @@ from gradscope.instruments.junctions.graph import Node
 
 AT_PARAMETERS = "paths to the parameters begin at different blocks, so that no one number counts them"
 AROUND = "a way leads around a junction, so paths are counted to the input only"
-MERGED = "several paths cross the same branches, so that signs and masks do not tell them apart"
+OFF_THE_WAY = "no way leads from this site to the input, from which on paths are counted"
+MERGED = (
+    "several paths cross the same branches (or that could not be excluded), so signs do not tell them apart"
+)
+UNSURE = (
+    "paths to this place that cross the same branches, if there are any, are added before they are squared"
+)
 NO_PATH = "no path of this length"
 
 
@@ -35,14 +41,14 @@ class Counts:
 
     Attributes:
         numbers: How many, for 0..n branches; None where they cannot be counted.
-        reason: Why not, or why `distinct` is false.
-        distinct: Whether two different paths always differ in the branches they cross.
+        reason: Why not; empty where they can.
+        told_apart: Whether two different paths always differ in the branches they cross; None where that is unknown.
         links: In a chain, its junctions in forward order, without those that no path meets; else None.
     """
 
     numbers: tuple[int, ...] | None
     reason: str
-    distinct: bool
+    told_apart: bool | None
     links: tuple[Link, ...] | None
 
     def of(self, length: int) -> int | None:
@@ -56,17 +62,32 @@ class Counts:
 
 def counts_of(paths: Paths) -> Counts:
     """The paths from what is differentiated to the place of the gradient, counted on the graph."""
+    apart = told_apart(paths)
     if paths.at == "parameters":
-        return Counts(None, AT_PARAMETERS, False, None)
-    links = _links(paths) if paths.is_chain else None
-    if links is not None:
+        return Counts(None, AT_PARAMETERS, apart, None)
+    leading = _leading(paths)
+    if leading is None:
+        return Counts(None, OFF_THE_WAY, apart, None)
+    if paths.is_chain:
+        links = _links(paths, leading)
         numbers = _polynomial([(int(link.carried), len(link.branches)) for link in links])
         return Counts(_padded(numbers, paths.longest), "", True, links)
     if paths.at != "input":
-        return Counts(None, AROUND, False, None)
-    routes = paths.found.routes(paths.junctions)
-    distinct = routes.one_to_one()
-    return Counts(_padded(routes.counts(), paths.longest), "" if distinct else MERGED, distinct, None)
+        return Counts(None, AROUND, apart, None)
+    return Counts(_padded(paths.found.routes(paths.junctions).counts(), paths.longest), "", apart, None)
+
+
+def told_apart(paths: Paths) -> bool | None:
+    """Whether two different paths to the place of the gradient always differ in the branches they cross.
+
+    False if that could not be made sure of; None for places other than the input of a network that is no chain, where
+    only paths to the input were looked at.
+    """
+    if paths.is_chain:
+        return True
+    if not paths.found.routes(paths.junctions).one_to_one():
+        return False
+    return True if paths.at == "input" else None
 
 
 def signed_number(links: Sequence[Link], signs: Sequence[int]) -> list[int]:
@@ -107,16 +128,22 @@ def _padded(numbers: Sequence[int], longest: int) -> tuple[int, ...]:
     return (*numbers, *([0] * (longest + 1 - len(numbers))))[: longest + 1]
 
 
-def _links(paths: Paths) -> tuple[Link, ...] | None:
-    """Which operands of each junction lead to the place of the gradient; None if no way to it was seen."""
+def _leading(paths: Paths) -> set[Node] | None:
+    """The nodes from which a way leads to the place of the gradient; None if that lies on no way to the input."""
     place = paths.graph.targets[0].place
     graph = paths.found.graph
-    leading: set[Node] = set(graph.order)
-    if not isinstance(place, Tensor):
-        leading = {place.node}
-        for node in graph.order:
-            if any(operand in leading for _, operand in graph.operands(node)):
-                leading.add(node)
+    if isinstance(place, Tensor):
+        return set(graph.order)
+    leading: set[Node] = {place.node}
+    for node in graph.order:
+        if any(operand in leading for _, operand in graph.operands(node)):
+            leading.add(node)
+    return leading if place.node in graph.position else None
+
+
+def _links(paths: Paths, leading: Collection[Node]) -> tuple[Link, ...]:
+    """Which operands of each junction lead to the place of the gradient; none if it lies behind the last junction."""
+    graph = paths.found.graph
 
     def leads(edges: Sequence[Edge]) -> bool:
         return any(graph.inputs[edge.node][edge.slot][0] in leading for edge in edges)
@@ -131,4 +158,4 @@ def _links(paths: Paths) -> tuple[Link, ...] | None:
         carried = leads(carries)
         if carried or branches:
             links.append(Link(carried, branches))
-    return tuple(links) or None
+    return tuple(links)

@@ -9,19 +9,25 @@ from gradscope.measures.correlation import Estimate
 
 RESAMPLES = 2000
 FEWEST_PATHS = 8
+# Below this coherence, plain squares have no tails that few draws do not show.
+COHERENT = 2.0
+# The largest logarithm of which intervals take the exponential.
+_WIDEST = 300.0
 # So many numbers of a block of resamples are held at a time: 32 MB.
 _HELD = 2**22
 
 
-def over_draws(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Means over random signs (and examples) with 95 % intervals, for each length.
+def over_draws(values: Tensor, least: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Means of positive numbers over random signs (and examples) with 95 % intervals, for each length.
 
-    With one column the interval is Student's over draws. With several, all draws see the same examples and all
-    examples the same signs: the squared errors of the means over either add up, which is a little more than the truth,
-    with the degrees of freedom of the fewer.
+    Student's on the logarithmic scale, of what there is above `least`: log(m - least) +- t s / (m - least), with the
+    standard error s of the mean m, for squares are skew. With one column over draws. With several, all draws see the
+    same examples and all examples the same signs: the squared errors of the means over either add up, which is a little
+    more than the truth, with the degrees of freedom of the fewer.
 
     Args:
         values: [R, K+1, E], R draws and E examples.
+        least: What the mean is known to be at least, [K+1].
 
     Returns:
         Mean, low and high, [K+1] each; the ends NaN with a single draw.
@@ -37,7 +43,21 @@ def over_draws(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         squared_error = squared_error + values.mean(dim=0).var(dim=1, correction=1) / examples
         fewest = min(draws, examples)
     half = student(fewest - 1) * squared_error.sqrt()
-    return mean, mean - half, mean + half
+    above = mean - least
+    # Beyond the range of floats where the draws scarcely agree.
+    ratio = torch.where(above > 0, half / above, 0.0).clamp(max=_WIDEST).exp()
+    low = torch.where(above > 0, least + above / ratio, mean.clamp(max=least))
+    high = torch.where(above > 0, mean - above + above * ratio, mean + half)
+    return mean, torch.minimum(low, mean), torch.maximum(high, mean)
+
+
+def few_draws(draws: int, coherence: float) -> bool:
+    """Whether random signs are likely to have missed the few patterns in which coherent paths add up.
+
+    About one pattern in `coherence` has them; intervals of plain squares held the truth 18 to 95 times in 100 with
+    fewer than eight draws for each, and 83 to 96 with more.
+    """
+    return coherence > COHERENT and draws < 8 * coherence
 
 
 def over_examples(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:

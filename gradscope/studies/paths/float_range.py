@@ -17,8 +17,8 @@ _LARGEST_STEP = {torch.float32: 60, torch.float64: 500}
 
 def too_small(exact: PathGradients) -> str:
     """What to say of a length that was lost."""
-    wide = exact.dtype is not torch.float32 or exact.lifted
-    name = "float64" if wide else "float32"
+    wide = exact.dtype is not torch.float32
+    name = str(exact.dtype).removeprefix("torch.")
     remedy = "path_moments needs no single length" if wide else "pass precision=torch.float64"
     return f"paths of this length exist, but their gradient is below what {name} holds: {remedy}"
 
@@ -29,7 +29,8 @@ def lost_lengths(
     """For each length whether its gradient is lost below the smallest number, although paths exist.
 
     A zero is right where branches hand back exactly zero (zero-initialised ones). It is told from an underflow
-    by one more run with every crossing multiplied by a power of two: a true zero stays one.
+    by one more run with every crossing multiplied by a power of two, and, for what crosses nothing, every skip: a
+    true zero stays one.
 
     Args:
         paths: The live forward pass.
@@ -41,25 +42,41 @@ def lost_lengths(
     numbers = torch.finfo(torch.float64 if exact.lifted else exact.dtype)
     floor = numbers.tiny / numbers.eps
     sizes = norms.tolist()
-    present = [not counts.none(length) for length in exact.lengths]
     small = [
-        here and length > 0 and size <= floor
-        for length, (here, size) in enumerate(zip(present, sizes, strict=True))
+        not counts.none(length) and size <= floor for length, size in zip(exact.lengths, sizes, strict=True)
     ]
     lost = [is_small and size > 0 for is_small, size in zip(small, sizes, strict=True)]
     zeros = [length for length, is_small in enumerate(small) if is_small and not lost[length]]
-    kept = [length for length, size in enumerate(sizes) if size > floor]
-    if not zeros or not kept:
+    if not zeros:
         return lost
-    step = _step(sizes, [length for length in kept if length < zeros[0]], exact.dtype)
-    factors = [math.ldexp(1.0, step)] * len(paths.branches)
+    kept = [length for length, size in enumerate(sizes) if size > floor and length < zeros[0]]
+    factors = [math.ldexp(1.0, _step(sizes, kept, exact.dtype))] * len(paths.branches)
     larger = paths.graded(zeros[-1], signs=factors, engine=engine).gradients
     shown = _shown(larger)
+    if zeros[0] == 0:
+        shown[0] = shown[0] or _lifted_skips(paths, counts, exact.dtype, engine)
     gone = False
     for length in range(len(sizes)):
         gone = gone or lost[length] or (length in zeros and shown[length])
         lost[length] = lost[length] or (gone and length in zeros)
     return lost
+
+
+def _lifted_skips(paths: Paths, counts: Counts, dtype: torch.dtype, engine: str) -> bool:
+    """Whether what crosses nothing shows when each skip it takes is multiplied; asked of chains only.
+
+    Tried with several powers, for the largest overflow in many blocks and the smallest do not lift enough in few.
+    """
+    if counts.links is None:
+        return False
+    steps = [2**power for power in range(_LARGEST_STEP.get(dtype, 10).bit_length())]
+    carries = torch.tensor([math.ldexp(1.0, step) for step in steps], dtype=torch.float64)
+    found = paths.gated(
+        torch.zeros(len(steps), len(paths.branches), dtype=torch.float64),
+        carries[:, None].expand(-1, len(paths.junctions)),
+        engine=engine,
+    )
+    return bool((torch.isfinite(found) & (found != 0)).any())
 
 
 def lost_combinations(

@@ -68,8 +68,19 @@ def row(
 def frame_of(
     rows: Sequence[Mapping[str, Any]], shared: Mapping[str, str], where: Sequence[str]
 ) -> "pd.DataFrame":
-    """Conditions, quantity, unit, the columns `where`, and the value with what belongs to it."""
+    """Conditions, quantity, unit, the columns `where`, and the value with what belongs to it.
+
+    Raises:
+        RuntimeError: A number that is missing without saying why, or a reason in place of one that is there.
+    """
     import pandas as pd
 
+    for one in rows:
+        known, undefined = math.isfinite(one["value"]), one["status"] == "undefined"
+        if known == undefined or (undefined and not one["reason"]):
+            raise RuntimeError(
+                f"{one['quantity']} is {one['value']} with status {one['status']!r} and reason {one['reason']!r}; a "
+                "missing number has the status 'undefined' and says why. Please report this model."
+            )
     columns = ["quantity", "unit", *where, "estimator", "value", "low", "high", "n", "status", "reason"]
     return pd.DataFrame(list(rows), columns=columns).assign(**shared)[[*shared, *columns]]

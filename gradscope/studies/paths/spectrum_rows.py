@@ -3,20 +3,27 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradscope.studies.paths.counts import NO_PATH, Counts, as_float, square_root
-from gradscope.studies.paths.estimates import defined_examples, over_draws, over_examples
+from gradscope.studies.paths.counts import MERGED, NO_PATH, UNSURE, Counts, as_float, square_root
+from gradscope.studies.paths.estimates import defined_examples, few_draws, over_draws, over_examples
 from gradscope.studies.paths.norms import Scaled
 from gradscope.studies.paths.rows import NO_GRADIENT, row
 
 Row = dict[str, Any]
 Triple = Sequence[Tensor]
 ONE_DRAW = "one draw gives no interval"
+STILL = "no path has a norm above zero"
 TOO_SMALL = "the square is below what float64 holds: its root is incoherent_norm"
+MANY = "more paths than a float holds"
+NARROW = (
+    "paths pull together: the interval may be too narrow (in tests it held the truth 42 to 97 times in 100); take "
+    "8 draws for each unit of coherence, or look at single paths (sampled=), which differ little then"
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,12 @@ class Lengths:
     def squared_unit(self) -> str:
         return f"({self.unit})^2"
 
+    def unknown(self, length: int, otherwise: str) -> str:
+        """Why what signs say of a length is not defined."""
+        if self.counts.none(length):
+            return NO_PATH
+        return MERGED if self.counts.told_apart is False else otherwise
+
     def rows(
         self,
         quantity: str,
@@ -49,14 +62,14 @@ class Lengths:
         undefined: str | Callable[[int], str] = NO_GRADIENT,
         estimators: Sequence[str] | None = None,
         n: int = 1,
-        note: str = "",
+        notes: Sequence[str] = (),
     ) -> list[Row]:
         """One row a length, from values and the ends of their intervals; lost lengths are undefined."""
         made = []
         for length, (value, low, high) in enumerate(zip(*(band.tolist() for band in bands), strict=True)):
             lost = self.lost[length]
             why = lost or (undefined if isinstance(undefined, str) else undefined(length))
-            said = NO_PATH if self.counts.none(length) else note
+            said = NO_PATH if self.counts.none(length) else notes[length] if notes else ""
             columns = {"path_length": length, "low": low, "high": high, "n": n, "reason": said}
             if estimators is not None:
                 columns["estimator"] = estimators[length]
@@ -67,7 +80,7 @@ class Lengths:
 def count_rows(lengths: Lengths) -> list[Row]:
     """Numbers of paths, and their shares of those of all lengths measured."""
     numbers = lengths.counts.numbers
-    reason = lengths.counts.reason or "more paths than a float holds"
+    reason = lengths.counts.reason or MANY
     rows = []
     total = sum(numbers[: len(lengths)]) if numbers is not None else 0
     for length in range(len(lengths)):
@@ -93,7 +106,7 @@ def exact_rows(lengths: Lengths, graded: Scaled, whole: Tensor) -> list[Row]:
     norm = over_examples(norms)
     total = _known(norm[0], lengths.lost).sum()
     return [
-        *lengths.rows("signed_share", "1", over_examples(kept), n=kept.shape[1], note=note),
+        *lengths.rows("signed_share", "1", over_examples(kept), n=kept.shape[1], notes=[note] * len(lengths)),
         *lengths.rows("coherent_norm", lengths.unit, _at_least_zero(norm), n=examples),
         *lengths.rows(
             "coherent_norm_share", "1", [band / total for band in _at_least_zero(norm)], n=examples
@@ -115,7 +128,7 @@ def signed_shares(graded: Scaled, whole: Tensor) -> Tensor:
 
 
 def sign_rows(lengths: Lengths, sums: Tensor, corrected: Tensor, graded: Scaled) -> list[Row]:
-    """What follows from the sums of squared path norms.
+    """What follows from the sums of squared path norms; undefined where signs do not tell paths apart.
 
     Args:
         lengths: As given to all.
@@ -123,46 +136,56 @@ def sign_rows(lengths: Lengths, sums: Tensor, corrected: Tensor, graded: Scaled)
         corrected: Whether a control variate was used, [K+1].
         graded: The gradients by length.
     """
-    draws = len(sums)
-    mean, low, high = over_draws(sums)
-    bands = [mean, low.clamp(min=0), high]
-    squares = [graded.restored(band, 2) for band in bands]
-    squares[0] = torch.where((squares[0] == 0) & (mean > 0), math.nan, squares[0])
-    # Roots before the powers of two, for their squares may be less than any float.
-    norm = [graded.restored(band.clamp(min=0).sqrt()) for band in bands]
     counts = lengths.counts
-    roots = torch.tensor([_root(counts, k) for k in range(len(lengths))], dtype=torch.float64)
+    coherent = graded.rows.square().sum(dim=2).mean(dim=1).cpu()
+    # N paths with a sum of that norm have at least this sum of squares (Cauchy and Schwarz).
+    least = torch.where(corrected, coherent / _each(counts, len(lengths), as_float), 0.0)
+    mixed = [counts.told_apart is False and not counts.none(length) for length in range(len(lengths))]
+    bands = [torch.where(torch.tensor(mixed), math.nan, band) for band in over_draws(sums, least)]
+    squares = [graded.restored(band, 2) for band in bands]
+    squares[0] = torch.where((squares[0] == 0) & (bands[0] > 0), math.nan, squares[0])
+    # Roots before the powers of two, for their squares may be less than any float.
+    norm = [graded.restored(band.sqrt()) for band in bands]
+    roots = _each(counts, len(lengths), square_root)
+    many = MANY if torch.isinf(roots).any() else STILL
+    roots = torch.where(torch.isinf(roots), math.nan, roots)
     path = [band / roots for band in norm]
     product = [band * roots for band in norm]
-    coherent = graded.rows.square().sum(dim=2).mean(dim=1).cpu()
     # Of one batch: that examples differ moves both alike.
-    whole_batch, least, most = over_draws(sums.mean(dim=2, keepdim=True))
-    coherence = [coherent / whole_batch, coherent / most, coherent / least.clamp(min=0)]
-    named = ["random signs, control variate" if used else "random signs" for used in corrected.tolist()]
-    options: dict[str, Any] = {"n": draws, "estimators": named, "note": ONE_DRAW if draws == 1 else ""}
-
-    def unequal(length: int) -> str:
-        return NO_PATH if counts.none(length) else counts.reason
-
-    def still(length: int) -> str:
-        return NO_PATH if counts.none(length) else "no path has a norm above zero"
+    whole_batch, low, high = over_draws(sums.mean(dim=2, keepdim=True), least)
+    coherence = torch.where(torch.isnan(bands[0]), math.nan, coherent / whole_batch)
+    options = _options(lengths, len(sums), corrected, coherence)
 
     total, whole = (_known(band[0], lengths.lost).sum() for band in (norm, product))
-    single = options | {"undefined": unequal}
+    single = options | {"undefined": lambda length: lengths.unknown(length, counts.reason or many)}
+    small, still = (partial(lengths.unknown, otherwise=why) for why in (TOO_SMALL, STILL))
     return [
-        *lengths.rows("squared_path_norms", lengths.squared_unit, squares, **options, undefined=TOO_SMALL),
-        *lengths.rows("incoherent_norm", lengths.unit, norm, **options),
-        *lengths.rows("incoherent_norm_share", "1", [band / total for band in norm], **options),
+        *lengths.rows("squared_path_norms", lengths.squared_unit, squares, **options, undefined=small),
+        *lengths.rows("incoherent_norm", lengths.unit, norm, **options, undefined=still),
+        *lengths.rows("incoherent_norm_share", "1", [b / total for b in norm], **options, undefined=still),
         *lengths.rows("rms_path_norm", lengths.unit, path, **single),
         *lengths.rows("veit_product", lengths.unit, product, **single),
         *lengths.rows("veit_product_share", "1", [band / whole for band in product], **single),
-        *lengths.rows("coherence", "1", coherence, **options, undefined=still),
+        *lengths.rows(
+            "coherence", "1", [coherence, coherent / high, coherent / low], **options, undefined=still
+        ),
     ]
 
 
-def _root(counts: Counts, length: int) -> float:
-    number = counts.of(length)
-    return square_root(number) if counts.distinct and number is not None else math.nan
+def _options(lengths: Lengths, draws: int, corrected: Tensor, coherence: Tensor) -> Row:
+    """What rows by signs say of how they were estimated, and of what to make of their intervals."""
+    estimators, notes = [], []
+    for used, size in zip(corrected.tolist(), coherence.tolist(), strict=True):
+        estimators.append("random signs, control variate" if used else "random signs")
+        note = ONE_DRAW if draws == 1 else NARROW if few_draws(draws, size) else ""
+        notes.append("; ".join(filter(None, (note, UNSURE if lengths.counts.told_apart is None else ""))))
+    return {"n": draws, "estimators": estimators, "notes": notes}
+
+
+def _each(counts: Counts, lengths: int, form: Callable[[int], float]) -> Tensor:
+    """A form of the number of paths of each length; NaN where it is unknown, or is not one of paths told apart."""
+    numbers = [counts.of(length) if counts.told_apart else None for length in range(lengths)]
+    return torch.tensor([math.nan if n is None else form(n) for n in numbers], dtype=torch.float64)
 
 
 def _known(values: Tensor, lost: Sequence[str]) -> Tensor:

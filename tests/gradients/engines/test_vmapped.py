@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from networks import NETWORKS
-from torch import nn
+from torch import Tensor, nn
 
 from gradscope.gradients.engines.vmapped import stack_gates
 from gradscope.gradients.live import open_paths
@@ -46,6 +46,47 @@ def test_lengths_beyond_float32_are_refused():
     problem = Problem(model, batch, loss=lambda output, _: output.square().sum(dim=(1, 2)))
     with open_paths(problem) as paths, pytest.raises(ValueError, match="at most 30 lengths"):
         paths.graded("all", engine="vmap")
+
+
+class Distances(nn.Module):
+    """PyTorch's batching rule of the backward of torch.cdist gives another gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.3 * torch.tanh(torch.cdist(self.layer(x), x + 1) @ x)
+
+
+@pytest.mark.parametrize("at", ["input", "parameters"])
+def test_a_wrong_batching_rule_is_found_out_whatever_is_asked(at):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = nn.Sequential(*[Distances() for _ in range(3)]).double(), torch.randn(5, 4).double()
+    problem = Problem(model, (x, torch.zeros(5)), loss=lambda output, _: output.square().sum(dim=1))
+    for ask in (
+        lambda paths: paths.graded("all", engine="vmap"),
+        lambda paths: paths.graded(1, engine="vmap"),
+        lambda paths: paths.graded(1, signs=[1, -1, 1], engine="vmap"),
+        lambda paths: paths.moments(1, engine="vmap"),
+        lambda paths: paths.gated(torch.ones(2, 3), engine="vmap"),
+        lambda paths: paths.by_variable([0, 1, 1], engine="vmap"),
+    ):
+        with (
+            open_paths(problem, at=at) as paths,
+            pytest.raises(
+                RuntimeError, match=r"Under torch.vmap .* wrong .*engine='auto', 'walk' or 'passes'"
+            ),
+        ):
+            ask(paths)
+
+
+def test_the_first_batched_backward_of_a_graph_is_compared_and_later_ones_are_not():
+    with paths_of("pre-norm transformer") as paths:
+        first, second = (paths.graded(2, engine="vmap").gradients for _ in range(2))
+        assert paths.graph.batched
+        torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-15)
 
 
 def test_operations_without_a_batching_rule_are_looped_over_in_silence():
