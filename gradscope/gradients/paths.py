@@ -36,8 +36,8 @@ def path_gradients(
         longest: Give the K+1 longest lengths n-K..n instead, where every path passes every junction.
         source: What is differentiated: `loss`, `logit`, `margin`, or f(outputs, targets) giving [N].
         junctions: Which are counted. None: all of level 0 that have a skip.
-        precision: torch.float64 measures a copy in that precision (on a CPU about twice the time). Without it,
-            float32 is kept clear of underflow by powers of two, which change no digit (but by engine="vmap").
+        precision: torch.float64 (on a CPU about twice the time) or torch.float32, in which a copy is measured. float32
+            is kept clear of underflow by powers of two, which change no digit (but by engine="vmap").
         engine: `passes`, one ordinary backward pass for each length; other names as `gradients.engines.choice` lists
             them; `auto` takes the fastest that can.
 
@@ -47,8 +47,9 @@ def path_gradients(
 
     Raises:
         ValueError: The network has no residual junction with a skip and a branch; `lengths` is out of range; the source
-            does not depend on the place; a site that is none.
-        RuntimeError: The network changes between backward passes, so that the lengths do not add up.
+            does not depend on the place; a site that is none; another precision.
+        RuntimeError: The lengths do not add up, for the network changes between backward passes, or its backward pass
+            is not linear (a hook that clips gradients).
         MemoryError: With what it would have taken.
 
     Source:

@@ -12,7 +12,7 @@ from gradscope.gradients.sources import Source
 from gradscope.gradients.split import Paths
 from gradscope.instruments.gates.polynomial import Powers
 from gradscope.problem import as_problem
-from gradscope.studies.paths.counts import AROUND, NO_PATH, as_float, counts_of
+from gradscope.studies.paths.counts import AROUND, NO_PATH, Counts, as_float, counts_of
 from gradscope.studies.paths.estimates import over_examples
 from gradscope.studies.paths.float_range import lost_combinations
 from gradscope.studies.paths.grouping import By, labels_of
@@ -82,7 +82,8 @@ def graded_path_spectrum(
         split = paths.by_variable(variables, degrees, engine=engine)
         graded = scaled(parts.rows(split, leading=len(groups)).flatten(end_dim=len(groups) - 1))
         gradient = parts.rows(paths.backward(), leading=0)
-        counts = _counts(paths, variables, degrees)
+        counted = counts_of(paths)
+        counts = _counts(counted, variables, degrees)
         dtype = paths.loss.dtype
     shares, sizes = signed_shares(graded, gradient), coherent_norms(graded)
     norm = over_examples(sizes)
@@ -100,7 +101,7 @@ def graded_path_spectrum(
         where["path_length"] = sum(index)
         number = numbers[place]
         value = math.nan if number is None else as_float(number)
-        rows.append(row("path_count", "paths", value, undefined=AROUND, **where))
+        rows.append(row("path_count", "paths", value, undefined=counted.reason or AROUND, **where))
         for quantity, (unit, ends) in bands.items():
             value, low, high = (float(end[place]) for end in ends)
             said: dict[str, Any] = {
@@ -145,10 +146,10 @@ def _degrees(
 
 
 def _counts(
-    paths: Paths, variables: list[int], degrees: tuple[int, ...]
+    counted: Counts, variables: list[int], degrees: tuple[int, ...]
 ) -> dict[tuple[int, ...], int] | None:
     """Number of paths of each combination of lengths; None where the paths form no chain."""
-    links = counts_of(paths).links
+    links = counted.links
     if links is None:
         return None
     counts = {(0,) * len(degrees): 1}

@@ -24,6 +24,8 @@ FEW_DRAWS = (
     "paths pull together, which few draws show: the value is likely too high and its interval too narrow; take 8 draws "
     "for each unit of coherence"
 )
+CANCELLED = "the paths cancelled in every draw: take more draws"
+NO_PATH = "no path has a norm above zero, or one is not finite"
 NO_GRADIENT = "the gradient is zero or not finite"
 
 _IMPLIED = ("implied_path_length", "implied_path_length_incoherent")
@@ -177,7 +179,7 @@ class PathObserver:
             "total_coherence",
             "1",
             value,
-            reason="no path has a norm above zero, or one is not finite",
+            reason=CANCELLED if whole > 0 and not squares.any() else NO_PATH,
             n=self.draws,
         )
         if row["status"] == "ok":

@@ -65,15 +65,19 @@ def path_spectrum(
         - `signed_share`: <g_k, g> / |g|^2, which adds up to 1 and may be negative: the headline;
         - `coherent_norm`, `coherent_norm_share`: |g_k|, what actually arrives.
 
-        By random signs (n: draws; the interval is over draws; with norms="example" over examples too, but for the
-        coherence):
+        By random signs (n: draws; the interval is over draws, Student's on the logarithmic scale; with norms="example"
+        over examples too, but for the coherence). `undefined` where two paths may cross the same branches, as in
+        products of residual streams, for signs do not tell them apart:
 
         - `squared_path_norms`: sum over the paths of that length of their squared norms;
         - `incoherent_norm`, `incoherent_norm_share`: its square root, the norm that orthogonal paths would have;
         - `rms_path_norm`: of one path; `veit_product`, `veit_product_share`: number of paths times that, Veit's
           estimate with root mean square in place of the mean, an upper bound of |g_k|;
         - `coherence`: |g_k|^2 / `squared_path_norms`: 1 for mutually orthogonal paths, the number of paths for
-          identical ones. Where it is high a control variate narrows the estimate (`estimator` says so).
+          identical ones. In chains a control variate narrows the estimate where it is high (`estimator` says so).
+          With fewer than 8 draws for each unit of it the interval may be too narrow, and says so: with 4 to 64 draws
+          it held the truth 90 to 98 times in 100 below a coherence of 10, above it 42 to 97 times. `sampled` shows
+          single paths, which differ little there.
 
         By single paths, uniformly drawn (n: paths; bootstrap-t interval, for their norms are heavy-tailed):
 

@@ -100,14 +100,18 @@ def _():
             return self.head(self.one(inputs) * self.other(inputs))
 
     status = statuses(Product())
-    for quantity in ("rms_path_norm", "veit_product"):
+    for quantity in ("rms_path_norm", "veit_product", "coherence"):
         assert status[quantity] == {"undefined"}
-    for quantity in ("path_count", "signed_share", "coherent_norm", "incoherent_norm"):
+    for quantity in ("path_count", "signed_share", "coherent_norm"):
         assert status[quantity] == {"ok"}
-    frame = gs.path_spectrum((Product(), (x(), Y)), draws=2).query("path_length == 0").set_index("quantity")
-    # Two paths cross nothing; told apart, their squares would not add up to that of their sum.
-    assert frame["value"]["path_count"] == 2
-    assert frame["value"]["coherence"] == pytest.approx(1)
+    frame = gs.path_spectrum((Product(), (x(), Y)), draws=2).query("path_length < 2").set_index("quantity")
+    # Two paths cross nothing: their squares, told apart, would not add up to that of their sum.
+    assert frame["value"]["path_count"].iloc[0] == 2
+    for quantity in ("squared_path_norms", "incoherent_norm"):
+        assert frame["value"][quantity].isna().all()
+    observer = gs.PathObserver((x(), Y), draws=2)
+    observer(Product(), 0)
+    assert observer.frame().set_index("quantity")["status"]["total_coherence"] == "undefined"
 
 
 @row("numbers of paths at parameters, or at a site")
@@ -120,6 +124,43 @@ def _():
         assert {status for _, status in counted(TwoParts(), at)} == {"undefined"}
     assert {status for _, status in counted(TwoParts(), "input")} == {"ok"}
     assert counted(net(), "0") == [[1, "ok"], [1, "ok"], [0, "ok"]]
+    assert counted(net(), "2") == [[1, "ok"], [0, "ok"], [0, "ok"]]
+    frame = gs.path_spectrum((TwoParts(), (x(), Y)), at="parameters").query("quantity == 'incoherent_norm'")
+    assert frame["reason"].str.contains("added before they are squared").any() or set(frame["status"]) == {
+        "undefined"
+    }
+
+    class Told(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.state, self.block, self.head = nn.Linear(4, 4), Block(), nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            known = self.state(torch.ones_like(inputs))
+            return self.head(self.block(inputs) + self.block.branch(inputs + known))
+
+    assert {status for _, status in counted(Told(), "state")} == {"undefined"}
+
+
+@row("random signs where paths pull together")
+def _():
+    layer = nn.Linear(4, 4, bias=False)
+    layer.weight.data = 0.5 * torch.eye(4)
+
+    class Half(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = layer
+
+    model = nn.Sequential(*(Half() for _ in range(6)), nn.Linear(4, 3))
+    frame = gs.path_spectrum((model, (x(), Y))).query("quantity == 'coherence'").set_index("path_length")
+    assert frame["value"][3] == pytest.approx(20, rel=1e-3)
+    assert "take 8 draws for each unit" in frame["reason"][3] and frame["reason"][0] == ""
+    enough = gs.path_spectrum((model, (x(), Y)), draws=170, lengths=3)
+    assert set(enough.query("quantity == 'coherence'")["reason"]) == {""}
+    observer = gs.PathObserver((x(), Y))
+    observer(model, 0)
+    assert "take 8 draws for each unit" in observer.frame().set_index("quantity")["reason"]["total_coherence"]
 
 
 @row("paths too weak for float32")

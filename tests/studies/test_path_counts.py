@@ -9,6 +9,7 @@ from as_found import assert_as_found, snapshot
 from networks import NETWORKS, EncoderDecoder, Residual, mlp, stack
 from torch import nn
 
+from gradscope.gradients.live import open_paths
 from gradscope.instruments.junctions import junctions
 from gradscope.problem import Problem
 from gradscope.studies.path_counts import path_counts
@@ -96,6 +97,42 @@ def test_blocks_that_join_without_a_skip_are_one_function():
             return (self.short(x) + self.second(self.first(x).tanh())) / 2
 
     assert of(path_counts(stack(Fractal, 2), torch.randn(2, 4)), "path_count") == [1]
+
+
+class PastTheTrunk(nn.Module):
+    """Three blocks, and a second head that looks past them: their outputs are added, and neither is a skip."""
+
+    def __init__(self, block=Residual):
+        super().__init__()
+        self.first, self.trunk = nn.Linear(4, 4), nn.Sequential(*[block(mlp(4, 4, 4)) for _ in range(3)])
+        self.head, self.aside = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.head(self.trunk(h)) + self.aside(h.sin())
+
+
+class TwoSkips(Residual):
+    def forward(self, x):
+        return x + x.sin() + self.branch(x)
+
+
+@pytest.mark.parametrize("block", [Residual, TwoSkips])
+def test_blocks_that_a_sum_without_a_skip_encloses_are_counted(block):
+    model, x = PastTheTrunk(block), torch.randn(2, 4)
+    one, *others = product([[1, 1]] * 3)
+    assert of(path_counts(model, x), "path_count") == [one + 1, *others]
+    # What a network's own gradient is split into by default is what is counted by default.
+    with open_paths((model, (x, torch.tensor([0, 1])))) as paths:
+        assert [junction.name for junction in paths.junctions] == ["trunk.0:0", "trunk.1:0", "trunk.2:0"]
+        split = paths.graded().gradients
+        assert len(split) == 4
+        torch.testing.assert_close(split.sum(dim=0), paths.backward(), rtol=1e-5, atol=1e-7)
+
+
+def test_a_choice_of_nothing_says_what_there_is_to_choose():
+    with pytest.raises(ValueError, match=r"chooses none of .*: trunk\.0:0, trunk\.1:0, trunk\.2:0\."):
+        path_counts(PastTheTrunk(), torch.randn(2, 4), junctions=lambda junction: junction.level > 5)
 
 
 def test_a_thousand_blocks_are_counted_exactly():

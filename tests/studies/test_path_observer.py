@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from gradscope.problem import Problem
 from gradscope.studies.effective_ensemble import effective_ensemble
-from gradscope.studies.path_observer import COLUMNS, PathObserver, coherence_of
+from gradscope.studies.path_observer import COLUMNS, PathObserver
 from gradscope.training import exact_blocks, fit, random_depth, short_paths
 
 BLOCKS = 4
@@ -140,55 +140,6 @@ def test_implied_lengths_are_those_of_the_effective_ensemble(name):
     ]:
         (expected,) = frame[frame["mixture"] + " " + frame["quantity"] == labels]["value"]
         assert values(observer.frame())[quantity] == pytest.approx(expected, rel=1e-9)
-
-
-def test_the_interval_is_students_on_the_logarithmic_scale():
-    from scipy.stats import t
-
-    squares = torch.tensor([1.0, 2.0, 4.0, 5.0], dtype=torch.float64)
-    value, low, high = coherence_of(6.0, squares)
-    assert value == pytest.approx(2.0)
-    error = math.sqrt(10 / 3) / math.sqrt(4) / 3
-    half = t.interval(0.95, 3)[1] * error
-    assert math.log(high / value) == pytest.approx(half)
-    assert math.log(value / low) == pytest.approx(half)
-    assert coherence_of(6.0, torch.full((3,), 2.0, dtype=torch.float64)) == (3.0, 3.0, 3.0)
-    assert all(math.isnan(number) for number in coherence_of(1.0, torch.zeros(3, dtype=torch.float64)))
-
-
-class Product(nn.Module):
-    """Two residual streams multiplied: two paths cross nothing."""
-
-    def __init__(self):
-        super().__init__()
-        self.one, self.other, self.head = Residual(mlp(3, 4, 3)), Residual(mlp(3, 4, 3)), nn.Linear(3, 3)
-
-    def forward(self, x):
-        return self.head(self.one(x) * self.other(x))
-
-
-def test_coherence_is_that_of_paths_or_undefined():
-    observer = PathObserver(batch(), draws=4)
-    observer(Product().double(), 0)
-    rows = observer.frame().set_index("quantity")
-    assert rows.loc["total_coherence", "status"] == "undefined"
-    assert math.isnan(rows.loc["total_coherence", "value"])
-    assert rows.loc["total_coherence", "reason"].startswith("several paths cross the same branches")
-    assert rows.loc["mean_path_length", "status"] == "ok"
-
-
-def test_few_draws_of_a_coherent_network_say_so():
-    """Ten identical blocks x + x/2 cohere by (2.25 / 1.25)^10 = 357; so many draws are needed to see their sum."""
-    block = Residual(nn.Linear(3, 3, bias=False))
-    model = nn.Sequential(Repeated(block, 10), nn.Linear(3, 3)).double()
-    with torch.no_grad():
-        block.branch.weight.copy_(0.5 * torch.eye(3))
-    for draws, says in ((8, True), (20_000, False)):
-        observer = PathObserver(batch(examples=2), draws=draws)
-        observer(model, 0)
-        row = observer.frame().set_index("quantity").loc["total_coherence"]
-        assert ("paths pull together" in row["reason"]) == says
-    assert row["low"] < 1.8**10 < row["high"]
 
 
 def test_one_draw_has_no_interval_and_none_no_row():

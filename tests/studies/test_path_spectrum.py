@@ -165,7 +165,7 @@ def test_paths_that_cross_the_same_branches_are_counted_but_not_told_apart():
 
 
 def test_sums_over_signs_at_parameters_are_undefined_or_say_what_they_add_up():
-    """Where paths to the input are not told apart those to the parameters are not; elsewhere off chains it is unknown."""
+    """Where paths to the input are not told apart, those to the parameters are not; off chains else it is unknown."""
     inputs, targets = torch.randn(3, 4, dtype=torch.float64), torch.tensor([0, 1, 2])
     frame = path_spectrum((TwoStreams().double(), (inputs, targets)), at="parameters")
     sums = frame[frame["quantity"].isin(["squared_path_norms", "coherence"])]

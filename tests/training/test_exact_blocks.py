@@ -136,6 +136,25 @@ def test_dense_layers_and_parallel_branches_are_skipped_as_wholes():
         assert sum(used) == 1
 
 
+def test_blocks_that_a_sum_without_a_skip_encloses_are_skipped():
+    class PastTheTrunk(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk = nn.Sequential(*[Residual(mlp(3, 4, 3)) for _ in range(3)])
+            self.head, self.aside = mlp(3, 4, 2), mlp(3, 4, 2)
+
+        def forward(self, x):
+            return self.head(self.trunk(x)) + self.aside(x.sin())
+
+    model, (inputs, _) = PastTheTrunk().double().train(), batch()
+    for option in (exact_blocks(0), random_depth(junctions="trunk.*")):
+        with option.around(model, inputs):
+            pass
+    with exact_blocks(0).around(model, inputs) as step:
+        assert step.blocks == 3
+        torch.testing.assert_close(model(inputs), model.head(inputs) + model.aside(inputs.sin()))
+
+
 class Checkpointed(Residual):
     """Computed again in the backward pass, where no gate would act."""
 

@@ -111,6 +111,28 @@ def test_every_kind_of_block_is_counted_as_path_gradients_counts_it(name):
             torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-13)
 
 
+class PastTheTrunk(Chain):
+    """Sums of several operands without weights, in a trunk that a second head looks past."""
+
+    def __init__(self):
+        super().__init__()
+        self.aside = nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = x = self.stem(x)
+        for branch in self.branches:
+            x = x + (0.5 * x.sin() + branch(x))
+        return self.head(x) + self.aside(h.cos())
+
+
+def test_blocks_that_a_sum_without_a_skip_encloses_are_counted():
+    model, (inputs, labels) = PastTheTrunk().double().train(), batch()
+    graded = path_gradients(Problem(model, (inputs, labels)), at="parameters")
+    for lengths in range(BLOCKS + 1):
+        for parameter, gradient in short_gradients(model, lengths, inputs, labels).items():
+            torch.testing.assert_close(gradient, graded[parameter][: lengths + 1].sum(dim=0))
+
+
 def test_length_zero_trains_what_lies_outside_of_branches():
     """Identity skips hand the head's gradient down to the stem; weights in branches get nothing (T4)."""
     model, (inputs, labels) = chain(), batch()

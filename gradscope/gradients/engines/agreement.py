@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +16,11 @@ _OWN, _ALL = 1e3, 10.0
 _OWN_AT_MOST, _ALL_AT_MOST = 0.1, 0.01
 # In units of the smallest number there is, for each number of a gradient.
 _SMALLEST = 1e2
-# Products of float32 that hardware takes in TensorFloat-32.
+# Of products of float32 that a backend may take in fewer digits.
 _TENSOR_FLOAT = 2.0**-10
+# Of the ungated gradient that is carried along: unlike that of any coefficient, lest batching rules that mix up rows
+# mix up equal ones; and a power of two, which changes no digit.
+UNGATED = -0.5
 # Of the cotangent by which linearity is tried: larger, since clipping shows there.
 _FACTOR = -4.0
 _CAUSES = (
@@ -56,7 +60,7 @@ def disagreement(graph: LiveGraph, found: Sequence[Tensor], sizes: Sequence[floa
         if not math.isfinite(off):
             return math.inf
         if off > allowed:
-            largest = max(largest, off / size)
+            largest = max(largest, off / size if size else math.inf)
     return largest
 
 
@@ -106,9 +110,14 @@ def refuse_nonlinear(graph: LiveGraph) -> None:
 
 
 def _rounding(graph: LiveGraph) -> float:
-    narrow = graph.rounding >= torch.finfo(torch.float32).eps
-    convolutions = graph.loss.is_cuda and torch.backends.cudnn.allow_tf32
-    if narrow and (convolutions or torch.get_float32_matmul_precision() != "highest"):
+    backends: Any = torch.backends
+    if graph.loss.is_cuda:
+        products = (backends.cuda.matmul, backends.cudnn.conv)
+    else:
+        products = (backends.mkldnn.matmul, backends.mkldnn.conv)
+    # Not by the older switches, which raise when they are read after one of these was set.
+    coarse = any(product.fp32_precision in ("tf32", "bf16") for product in products)
+    if coarse and graph.rounding >= torch.finfo(torch.float32).eps:
         return max(graph.rounding, _TENSOR_FLOAT)
     return graph.rounding
 

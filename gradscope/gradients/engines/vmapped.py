@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradscope.gradients.engines.agreement import disagreement, disagreement_of_sum
+from gradscope.gradients.engines.agreement import UNGATED, disagreement, disagreement_of_sum
 from gradscope.gradients.engines.graph import LiveGraph
 from gradscope.instruments.gates.polynomial import Gate, Powers
 from gradscope.instruments.junctions import Edge
@@ -80,7 +80,7 @@ def vmapped(
     counted = members * len(powers)
     seeds = graph.loss.new_zeros(counted if graph.batched or whole else counted + 1)
     seeds[: counted : len(powers)] = 1
-    seeds[counted:] = 1
+    seeds[counted:] = UNGATED
     places: list[Any] = [target.place for target in graph.targets]
     present: list[int] = []
 
@@ -101,7 +101,7 @@ def vmapped(
     if not graph.batched:
         ungated = graph.empty()
         for number, gradients in zip(present, found, strict=True):
-            ungated[number].copy_(gradients[-1])
+            ungated[number].copy_(gradients[-1] / UNGATED)
         _refuse_difference(disagreement_of_sum(graph, results) if whole else disagreement(graph, ungated))
         graph.batched = True
     return results

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gradscope.gradients.engines.agreement import disagreement, disagreement_of_sum
+from gradscope.gradients.engines.agreement import UNGATED, disagreement, disagreement_of_sum
 from gradscope.gradients.engines.crossing import Keys
 from gradscope.gradients.engines.graph import LiveGraph
 from gradscope.gradients.engines.nodes import shapes_in
@@ -40,7 +40,7 @@ def walk(
     The memory is that of the stacks alive at once: coefficients and members times the widest cut of the graph.
 
     The first walk over a graph carries the ungated gradient along and compares it with autograd's, so that a rule
-    that does not fit a node, or a user's hook that changes gradients, cannot go unnoticed.
+    that does not fit a node cannot go unnoticed. A user's hooks on the way are left to ordinary passes.
 
     Args:
         graph: The forward pass.
@@ -77,7 +77,7 @@ def _walked(
         for number, stack in journey.run(graph.loss):
             for row, key in zip(stack.settled(), stack.keys, strict=True):
                 if key == keys.ungated:
-                    ungated[number] = row.clone()
+                    ungated[number] = row / UNGATED
                 else:
                     member, index = keys.of(key)
                     results[number][(member, *index)] = keys.lowered(key, row)
@@ -112,8 +112,8 @@ class _Journey:
     def run(self, loss: Tensor) -> Iterator[tuple[int, Stack]]:
         """Walk; hand over each target's number with its stack when that is complete."""
         first = self.keys.first()
-        seed = torch.ones_like(loss.detach())
-        self._arrived[self.ways.root] = Stack(first, seed.expand(len(first), *seed.shape))
+        seeds = [UNGATED if key == self.keys.ungated else 1.0 for key in first]
+        self._arrived[self.ways.root] = Stack(first, loss.new_tensor(seeds))
         looks = 0
         for node in self.ways.nodes():
             arrived = [self._arrived.pop((node, number), None) for number in range(len(shapes_in(node)))]

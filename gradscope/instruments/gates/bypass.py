@@ -15,7 +15,8 @@ def bypass(model: nn.Module, at: str | Sequence[str]) -> Iterator[None]:
     """Let modules hand on their input unchanged: the lesion of a plain network's layer, or of a highway layer.
 
     The first tensor a module is given takes the place of the first tensor it returns. The module is still
-    computed, so junctions found before keep their numbers.
+    computed, so junctions found before keep their numbers. Where activations are checkpointed, the backward pass
+    belongs inside the block too, for it runs the modules again.
 
     Args:
         model: The network.

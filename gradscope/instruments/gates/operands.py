@@ -108,14 +108,14 @@ def _after(first: Gate | None, second: Gate) -> Gate:
 
 def _kept(model: nn.Module, junction: Junction, gate: Gate) -> Gate:
     def act(tensor: Tensor) -> Tensor:
-        replaced = gate(tensor)
-        if replaced is not tensor and torch.is_grad_enabled() and computed_again():
+        value = gate(tensor)
+        if value is not tensor and torch.is_grad_enabled() and computed_again():
             raise RuntimeError(
                 f"{type(model).__name__} computes {junction.name} again in the backward pass (activation "
                 "checkpointing), where this gate would not act, so gradients would be wrong. Turn checkpointing off, "
                 "or run the model under torch.no_grad."
             )
-        return replaced
+        return value
 
     return act
 

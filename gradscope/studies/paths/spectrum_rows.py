@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ ONE_DRAW = "one draw gives no interval"
 STILL = "no path has a norm above zero"
 TOO_SMALL = "the square is below what float64 holds: its root is incoherent_norm"
 MANY = "more paths than a float holds"
+CANCELLED = "the paths cancelled in every draw: take more draws, or look at single paths (sampled=)"
 NARROW = (
     "paths pull together: the interval may be too narrow (in tests it held the truth 42 to 97 times in 100); take "
     "8 draws for each unit of coherence, or look at single paths (sampled=), which differ little then"
@@ -46,12 +46,6 @@ class Lengths:
     @property
     def squared_unit(self) -> str:
         return f"({self.unit})^2"
-
-    def unknown(self, length: int, otherwise: str) -> str:
-        """Why what signs say of a length is not defined."""
-        if self.counts.none(length):
-            return NO_PATH
-        return MERGED if self.counts.told_apart is False else otherwise
 
     def rows(
         self,
@@ -140,8 +134,9 @@ def sign_rows(lengths: Lengths, sums: Tensor, corrected: Tensor, graded: Scaled)
     coherent = graded.rows.square().sum(dim=2).mean(dim=1).cpu()
     # N paths with a sum of that norm have at least this sum of squares (Cauchy and Schwarz).
     least = torch.where(corrected, coherent / _each(counts, len(lengths), as_float), 0.0)
-    mixed = [counts.told_apart is False and not counts.none(length) for length in range(len(lengths))]
-    bands = [torch.where(torch.tensor(mixed), math.nan, band) for band in over_draws(sums, least)]
+    bands = list(over_draws(sums, least))
+    why = _unknown(counts, (bands[0] == 0) & (coherent > 0))
+    bands = [torch.where(torch.tensor([bool(said) for said in why]), math.nan, band) for band in bands]
     squares = [graded.restored(band, 2) for band in bands]
     squares[0] = torch.where((squares[0] == 0) & (bands[0] > 0), math.nan, squares[0])
     # Roots before the powers of two, for their squares may be less than any float.
@@ -156,19 +151,30 @@ def sign_rows(lengths: Lengths, sums: Tensor, corrected: Tensor, graded: Scaled)
     coherence = torch.where(torch.isnan(bands[0]), math.nan, coherent / whole_batch)
     options = _options(lengths, len(sums), corrected, coherence)
 
-    total, whole = (_known(band[0], lengths.lost).sum() for band in (norm, product))
-    single = options | {"undefined": lambda length: lengths.unknown(length, counts.reason or many)}
-    small, still = (partial(lengths.unknown, otherwise=why) for why in (TOO_SMALL, STILL))
+    unknown = [lost or gone for lost, gone in zip(lengths.lost, why, strict=True)]
+    total, whole = (_known(band[0], unknown).sum() for band in (norm, product))
+
+    def otherwise(reason: str) -> Row:
+        return options | {"undefined": lambda k: NO_PATH if counts.none(k) else why[k] or reason}
+
+    norms, single = otherwise(NO_GRADIENT), otherwise(counts.reason or many)
     return [
-        *lengths.rows("squared_path_norms", lengths.squared_unit, squares, **options, undefined=small),
-        *lengths.rows("incoherent_norm", lengths.unit, norm, **options, undefined=still),
-        *lengths.rows("incoherent_norm_share", "1", [b / total for b in norm], **options, undefined=still),
+        *lengths.rows("squared_path_norms", lengths.squared_unit, squares, **otherwise(TOO_SMALL)),
+        *lengths.rows("incoherent_norm", lengths.unit, norm, **norms),
+        *lengths.rows("incoherent_norm_share", "1", [band / total for band in norm], **norms),
         *lengths.rows("rms_path_norm", lengths.unit, path, **single),
         *lengths.rows("veit_product", lengths.unit, product, **single),
         *lengths.rows("veit_product_share", "1", [band / whole for band in product], **single),
-        *lengths.rows(
-            "coherence", "1", [coherence, coherent / high, coherent / low], **options, undefined=still
-        ),
+        *lengths.rows("coherence", "1", [coherence, coherent / high, coherent / low], **otherwise(STILL)),
+    ]
+
+
+def _unknown(counts: Counts, cancelled: Tensor) -> list[str]:
+    """For each length why random signs do not say what the sum of squared path norms is; empty if they do."""
+    mixed = MERGED if counts.told_apart is False else ""
+    return [
+        "" if counts.none(length) else mixed or (CANCELLED if gone else "")
+        for length, gone in enumerate(cancelled.tolist())
     ]
 
 

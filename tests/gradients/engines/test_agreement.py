@@ -1,6 +1,7 @@
 """How far a gradient may be from autograd's before it counts as another."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,6 +59,12 @@ def test_what_is_not_finite_differs_unless_the_gradient_is_not_either():
     assert math.isnan(changed(graph_of(scale=math.inf), 1, 1))
 
 
+def test_something_differs_from_nothing():
+    graph = graph_of(scale=0.0)
+    assert disagreement(graph, [g.double() for g in graph.ordinary]) == 0
+    assert disagreement(graph, [g.double() + 1 for g in graph.ordinary]) == math.inf
+
+
 def test_parts_may_cancel():
     """The sum of (1e6, -1e6 + 1) is 1 to the rounding of 1e6."""
     graph = graph_of()
@@ -68,7 +75,11 @@ def test_parts_may_cancel():
 
 def test_products_in_tensor_float_are_as_coarse_as_they_are(monkeypatch):
     assert changed(graph_of(), 1.01, 1) > 0
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    from gradscope.gradients.engines import agreement
+
+    coarse, fine = SimpleNamespace(fp32_precision="tf32"), SimpleNamespace(fp32_precision="none")
+    mkldnn = SimpleNamespace(matmul=coarse, conv=fine)
+    monkeypatch.setattr(agreement.torch.backends, "mkldnn", mkldnn)
     assert changed(graph_of(), 1.01, 1) == 0
     assert changed(graph_of(torch.float64), 1.01, 1) > 0
 

@@ -4,10 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from networks import NETWORKS
 from torch.nn import functional
 
+from gradscope.gradients.engines import rules
 from gradscope.gradients.engines.norms import NORMS
 from gradscope.gradients.engines.stack import Stack
+from gradscope.gradients.live import open_paths
+from gradscope.problem import Problem
 
 
 @pytest.mark.parametrize("name", ["NativeBatchNormBackward0", "CudnnBatchNormBackward0"])
@@ -33,3 +37,10 @@ def test_batch_norm_by_stored_statistics_under_either_name_of_epsilon(name, epsi
     delattr(node, epsilon)
     with pytest.raises(AttributeError, match="_saved_eps"):
         NORMS[name](node, Stack((0, 1), cotangents), (0,))
+
+
+def test_a_node_that_lacks_what_a_rule_reads_is_left_to_passes(monkeypatch):
+    monkeypatch.setitem(rules.LAYERS, "AddmmBackward0", lambda node, stack, slots: node._saved_nothing)
+    specimen = NETWORKS["multi-residual"]
+    with open_paths(Problem(specimen.build(), (specimen.inputs(), specimen.targets()))) as paths:
+        assert paths.graded().engine == "passes"
