@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from gradscope.instruments.gates.operands import listed
 from gradscope.instruments.junctions import Edge, Junction, Junctions, Trace
 
 Chosen = Junction | Sequence[Junction] | str | Callable[[Junction], bool] | None
@@ -36,7 +37,7 @@ def counted(
             outermost that have a skip, which are those in no branch of another junction that can be counted.
 
     Raises:
-        ValueError: Nothing to count, with the reason.
+        ValueError: Nothing to count, with the reason; something else than junctions.
     """
     names = _names(found, chosen)
     junctions: list[Junction] = []
@@ -76,8 +77,8 @@ def _nothing(found: Trace) -> str:
     others = [junction.name for junction in found.junctions]
     seen = f" Junctions of other kinds: {', '.join(others)}." if others else ""
     return (
-        "No residual addition with a branch was found, so all of the gradient takes one path and there are no path "
-        f"lengths.{seen}"
+        "No residual addition with a branch was found, nor a gate or a concatenation with a skip, so all of the "
+        f"gradient takes one path and there are no path lengths.{seen} What was found: gs.junctions(model, x)."
     )
 
 
@@ -87,7 +88,7 @@ def _names(found: Trace, chosen: Chosen) -> list[str] | None:
         return None
     if isinstance(chosen, str):
         return [junction.name for junction in Junctions(found.junctions).matching(chosen)]
-    return [junction.name for junction in ([chosen] if isinstance(chosen, Junction) else chosen)]
+    return [junction.name for junction in listed(chosen)]
 
 
 def _refuse_missing(names: list[str], junctions: list[Junction], found: Trace) -> None:

@@ -35,8 +35,8 @@ def open_paths(
         precision: float64 or float32: measures a copy of the model in that precision. None: the model's own.
         source: What is differentiated, as in `sources.source_value`.
         at: Where: `input`, `parameters` or the dotted path of a module, for the gradient at its output.
-        junctions: Which count: junctions of this network, or a function of one that says whether. None: all of level 0
-            that have a skip.
+        junctions: Which count: junctions of this network, a pattern of their names, or a function of one that says
+            whether. None: the outermost that have a skip.
 
     Raises:
         ValueError: Nothing to count; batch normalisation in `own` mode; a site or source that does not fit; another

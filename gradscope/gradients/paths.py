@@ -35,7 +35,7 @@ def path_gradients(
             what lies inside it.
         longest: Give the K+1 longest lengths n-K..n instead, where every path passes every junction.
         source: What is differentiated: `loss`, `logit`, `margin`, or f(outputs, targets) giving [N].
-        junctions: Which are counted. None: all of level 0 that have a skip.
+        junctions: Which are counted. None: the outermost that have a skip.
         precision: torch.float64 (on a CPU about twice the time) or torch.float32, in which a copy is measured. float32
             is kept clear of underflow by powers of two, which change no digit (but by engine="vmap").
         engine: `passes`, one ordinary backward pass for each length; other names as `gradients.engines.choice` lists

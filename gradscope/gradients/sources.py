@@ -45,8 +45,8 @@ def source_value(problem: Problem, source: Source) -> Callable[[Any, Tensor | No
             values = _logits(outputs, targets, source)
         if outputs.requires_grad and not values.requires_grad:
             raise ValueError(
-                "The source does not depend on the outputs in a way autograd can see, so there is no gradient to split. "
-                "Return a differentiable function of `outputs`, without detach() or .data."
+                "The source does not depend on the outputs in a way autograd can see, so there is no gradient to "
+                "split. Return a differentiable function of `outputs`, without detach() or .data."
             )
         total = values.sum()
         return total / problem.examples if problem.reduction == "mean" else total

@@ -53,7 +53,7 @@ class Paths:
         self.carries: tuple[tuple[Edge, ...], ...] = tuple(carries)
         self.longest = len(self.junctions)
         self.is_chain = found.is_chain and all(
-            junction.level == 0 and found.on_every_way[junction.index] for junction in junctions
+            junction.outermost and found.on_every_way[junction.index] for junction in junctions
         )
         self.graph = LiveGraph(self.loss, targets, hooks)
         self.shape = targets[0].shape

@@ -71,11 +71,12 @@ def streams(model: nn.Module, junctions: Sequence[Junction]) -> Iterator[list[St
             junctions were found, so that their numbers no longer hold.
     """
     for junction in junctions:
-        if not (junction.graded and junction.branches and junction.skips and junction.number is not None):
+        one = junction.graded and junction.branches and len(junction.skips) == 1
+        if not one or junction.number is None:
             raise ValueError(
-                f"Junction {junction.name} is of kind {junction.kind}, and its skip and branch cannot be told "
+                f"Junction {junction.name} is of kind {junction.kind}, and one skip and a branch cannot be told "
                 "apart in calls from Python, so its streams cannot be heard. Choose identity, projection or "
-                "nonparam-skip junctions."
+                "nonparam-skip junctions with one skip operand."
             )
     heard: list[Stream] = []
     operands: dict[Slot, tuple[Tensor, GradientEdge | None]] = {}

@@ -11,6 +11,7 @@ from gradscope.gradients.live import open_paths
 from gradscope.gradients.sources import Source
 from gradscope.gradients.split import Paths
 from gradscope.problem import as_problem
+from gradscope.progress import progress
 from gradscope.studies.paths.estimates import defined_examples, over_examples
 from gradscope.studies.paths.norms import Parts, parts_of
 from gradscope.studies.paths.rows import conditions, frame_of, gradient_unit, row
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # So many numbers of results are held at a time: 64 MB.
 _HELD = 2**23
+# Runs between two signs of progress; a walk over so many costs hardly more a run than over all of them.
+_AT_ONCE = 16
 
 
 def block_participation(
@@ -31,6 +34,7 @@ def block_participation(
     junctions: Chosen = None,
     precision: torch.dtype | None = None,
     engine: str = "auto",
+    show: bool | None = None,
 ) -> "pd.DataFrame":
     """How much of the gradient passes each block's branch: what is missing if it is closed in the backward pass.
 
@@ -44,9 +48,10 @@ def block_participation(
         source: As in `path_spectrum`.
         norms: `batch`, or `example`: each example's own values, averaged over examples with a Student-t interval.
         at: As in `path_spectrum`.
-        junctions: Which are closed. None: all of level 0 that have a skip.
+        junctions: Which are closed. None: the outermost that have a skip.
         precision: torch.float64 measures a copy in that precision.
         engine: As in `path_gradients`.
+        show: Progress, as in `progress`.
 
     Returns:
         Frame with columns `batch_norm`, `dtype`, `source`, `at`, `norms`, `quantity`, `unit`, `junction`, `kind`,
@@ -73,7 +78,7 @@ def block_participation(
     with open_paths(problem, precision=precision, source=source, at=at, junctions=junctions) as paths:
         parts = parts_of(problem, paths, norms)
         closed = _closed(paths)
-        values = _participation(paths, parts, [branches for _, _, branches in closed], engine)
+        values = _participation(paths, parts, [branches for _, _, branches in closed], engine, show)
         branches = paths.branches
         dtype = str(paths.loss.dtype).removeprefix("torch.")
     unit = gradient_unit(source, at)
@@ -119,7 +124,7 @@ def _closed(paths: Paths) -> list[tuple[int, int, list[int]]]:
 
 
 def _participation(
-    paths: Paths, parts: Parts, closed: list[list[int]], engine: str
+    paths: Paths, parts: Parts, closed: list[list[int]], engine: str, show: bool | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Participation, its norm, and the norm of what is left, [closed, E] each, on the CPU."""
     gradient = parts.rows(paths.backward(), leading=0)
@@ -130,12 +135,15 @@ def _participation(
     for mask, members in zip(masks, closed, strict=True):
         mask[members] = 0
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for some in masks.split(max(1, _HELD // max(1, gradient.numel()))):
-        left = parts.rows(paths.gated(some, engine=engine)) / largest
-        missing = unit - left
-        share = torch.einsum("med,ed->me", missing, unit) / square
-        norm = torch.linalg.vector_norm(missing, dim=2) / square.sqrt()
-        found.append((share, norm, torch.linalg.vector_norm(left, dim=2) * largest[:, 0]))
+    held = min(_AT_ONCE, max(1, _HELD // max(1, gradient.numel())))
+    with progress("block participation", len(masks), show=show) as advance:
+        for some in masks.split(held):
+            left = parts.rows(paths.gated(some, engine=engine)) / largest
+            missing = unit - left
+            share = torch.einsum("med,ed->me", missing, unit) / square
+            norm = torch.linalg.vector_norm(missing, dim=2) / square.sqrt()
+            found.append((share, norm, torch.linalg.vector_norm(left, dim=2) * largest[:, 0]))
+            advance(len(some))
     shares, norms, rests = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
     zero = gradient.cpu().count_nonzero(dim=1) == 0
     return shares, norms, torch.where(zero, math.nan, rests)

@@ -35,7 +35,7 @@ def effective_ensemble(
     Args:
         problem: Problem or (model, data), no targets needed; all batches are used.
         junctions: Those that form the ensemble: junctions of `gs.junctions`, or a pattern of their names. None:
-            all of level 0 that have a skip.
+            the outermost that have a skip.
         show: Progress, as in `progress`.
 
     Returns:
@@ -80,7 +80,7 @@ def effective_ensemble(
             Block(j, found.skip_edges[j.index][0], found.branch_edges[j.index], weights[j.index])
             for j in chosen
         ]
-        in_series = all(j.level == 0 and found.on_every_way[j.index] for j in chosen)
+        in_series = all(j.outermost and found.on_every_way[j.index] for j in chosen)
         # The graph holds every activation; listening needs none of them.
         del found
         listen(problem, blocks, show)
@@ -100,7 +100,13 @@ def _chosen(
         )
     able = [j for j in all_found if j.graded and len(j.skips) == 1 and j.branches]
     if asked is None:
-        chosen = [j for j in able if j.level == 0]
+        several = [j.name for j in all_found if j.outermost and j.graded and len(j.skips) > 1]
+        if several:
+            raise ValueError(
+                f"A gain is that of a branch beside one skip, and of {', '.join(several)} several operands are the "
+                "skip. Pass junctions= without them."
+            )
+        chosen = [j for j in able if j.outermost]
         if not chosen:
             raise ValueError(
                 f"{network} has junctions of kind {', '.join(sorted({j.kind for j in all_found}))}, but none of "

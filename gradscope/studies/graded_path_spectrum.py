@@ -53,7 +53,7 @@ def graded_path_spectrum(
         source: As in `path_spectrum`.
         norms: As in `path_spectrum`.
         at: As in `path_spectrum`.
-        junctions: Which are counted. None: all of level 0 that have a skip.
+        junctions: Which are counted. None: the outermost that have a skip.
         precision: torch.float64 measures a copy in that precision. What float32 cannot hold is `undefined`.
         engine: As in `path_gradients`.
 

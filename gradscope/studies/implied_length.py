@@ -20,8 +20,8 @@ def implied_path_lengths(problem: Problem, found: Trace) -> tuple[Value, Value]:
     With gains beta of n blocks in a row (root mean square of the branch operand over that of the skip operand, mean
     over examples), paths across k branches weigh e_k(beta_1 .. beta_n) if they add up, as Littwin and Wolf assume, and
     their squares e_k(beta_1^2 .. beta_n^2) if they are orthogonal. The mean lengths are sum beta / (1 + beta) and
-    sum beta^2 / (1 + beta^2): `implied_path_length` of the coherent and `implied_path_length_of_squares` of the incoherent
-    mixture in `effective_ensemble`. Gains of parallel branches of one block add, or their squares.
+    sum beta^2 / (1 + beta^2): `implied_path_length` of the coherent and `implied_path_length_of_squares` of the
+    incoherent mixture in `effective_ensemble`. Gains of parallel branches of one block add, or their squares.
 
     Args:
         problem: Already prepared; its first batch passes the network once more, without gradients.
@@ -37,7 +37,11 @@ def implied_path_lengths(problem: Problem, found: Trace) -> tuple[Value, Value]:
     Source:
         Littwin and Wolf (2016), arXiv:1611.02525, for equal gains; unequal ones: Poisson-binomial mean.
     """
-    chosen = [j for j in found.junctions if j.level == 0 and j.graded and len(j.skips) == 1 and j.branches]
+    chosen = [j for j in found.junctions if j.outermost and j.graded and j.skips and j.branches]
+    unclear_one = next((j.name for j in chosen if len(j.skips) > 1), None)
+    if unclear_one is not None:
+        unclear = undefined(f"{unclear_one}: several operands are its skip, so its gain is no ratio of two")
+        return unclear, unclear
     if not chosen:
         none = undefined("no junction of level 0 adds a branch to a skip, so there is no gain to measure")
         return none, none

@@ -46,7 +46,7 @@ def path_counts(
 
         - `path_count`: correctly rounded, which whole numbers beyond 2^53 may need; `path_count_log10`;
         - `path_count_share`: of all paths, in [0, 1];
-        - `mean_path_length`, `path_length_variance`: over paths, each counting the same;
+        - `path_count_mean`, `path_count_variance`: of the length over paths, each counting the same;
         - `paths_told_apart`: 1 if no two paths cross the same branches, so that g_k is the sum of as many
           gradients as there are paths; 0 if two do, or if that could not be excluded.
 
@@ -111,8 +111,8 @@ def _summaries(counts: Sequence[int], told_apart: bool) -> list[dict[str, Any]]:
     mean = Fraction(sum(k * count for k, count in enumerate(counts)), total or 1)
     square = Fraction(sum(k * k * count for k, count in enumerate(counts)), total or 1)
     values = {
-        ("mean_path_length", "branches"): float(mean),
-        ("path_length_variance", "branches^2"): float(square - mean * mean),
+        ("path_count_mean", "branches"): float(mean),
+        ("path_count_variance", "branches^2"): float(square - mean * mean),
         ("paths_told_apart", "1"): float(told_apart),
     }
     return [

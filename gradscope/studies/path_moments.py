@@ -41,7 +41,7 @@ def path_moments(
         source: As in `path_spectrum`.
         norms: `batch`, or `example`: each example's own shares, averaged over examples with a Student-t interval.
         at: As in `path_spectrum`.
-        junctions: Which are counted. None: all of level 0 that have a skip.
+        junctions: Which are counted. None: the outermost that have a skip.
         precision: torch.float64 measures a copy in that precision.
         engine: As in `path_gradients`.
 

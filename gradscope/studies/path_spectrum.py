@@ -1,5 +1,6 @@
 """Through paths of which length does the gradient flow?"""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from gradscope.gradients.live import open_paths
 from gradscope.gradients.sources import Source
 from gradscope.gradients.split import Paths
 from gradscope.problem import as_problem
+from gradscope.progress import progress
 from gradscope.studies.paths.control_variate import sums_of_squares
 from gradscope.studies.paths.counts import Counts, as_float, counts_of, signed_number
 from gradscope.studies.paths.float_range import lost_lengths, too_small
@@ -35,6 +37,7 @@ def path_spectrum(
     junctions: Chosen = None,
     precision: torch.dtype | None = None,
     engine: str = "auto",
+    show: bool | None = None,
 ) -> "pd.DataFrame":
     """The gradient by the number of residual branches its paths cross, and what single paths are like.
 
@@ -52,10 +55,11 @@ def path_spectrum(
             averaged over examples, whatever the problem's reduction; not with batch normalisation in train mode,
             which couples examples.
         at: Where the gradient is taken: `input`, a module's dotted path, or `parameters`.
-        junctions: Which are counted. None: all of level 0 that have a skip.
+        junctions: Which are counted. None: the outermost that have a skip.
         precision: torch.float64 measures a copy in that precision. Without it, float32 is kept clear of underflow by
             powers of two.
         engine: As in `path_gradients`.
+        show: Progress over draws, as in `progress`.
 
     Returns:
         Frame with columns `batch_norm`, `dtype`, `source`, `at`, `norms`, `quantity`, `unit`, `path_length`,
@@ -99,9 +103,13 @@ def path_spectrum(
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise ValueError(f"{name} is a whole number, at least 0, got {number!r}.")
     problem = as_problem(problem)
-    with open_paths(problem, precision=precision, source=source, at=at, junctions=junctions) as paths:
+    with (
+        open_paths(problem, precision=precision, source=source, at=at, junctions=junctions) as paths,
+        progress("path spectrum", 1 + draws + bool(sampled), show=show) as advance,
+    ):
         parts = parts_of(problem, paths, norms)
         exact = paths.graded(lengths, engine=engine)
+        advance(1)
         graded = scaled(parts.rows(exact.gradients))
         counts = counts_of(paths)
         size = torch.linalg.vector_norm(coherent_norms(graded), dim=1)
@@ -111,16 +119,24 @@ def path_spectrum(
         )
         rows = count_rows(measured) + exact_rows(measured, graded, parts.rows(exact.gradient, leading=0))
         if draws:
-            sums, corrected = _sums_of_squares(paths, parts, graded, counts, draws, seed, engine)
+            sums, corrected = _sums_of_squares(paths, parts, graded, counts, draws, seed, engine, advance)
             rows += sign_rows(measured, sums, corrected, graded)
         if sampled:
             rows += sampled_rows(paths, parts, measured, size, sampled, seed, engine)
+            advance(1)
     shared = conditions(problem, precision_name(exact), source, at, norms)
     return frame_of(rows, shared, ["path_length"])
 
 
 def _sums_of_squares(
-    paths: Paths, parts: Parts, graded: Scaled, counts: Counts, draws: int, seed: int, engine: str
+    paths: Paths,
+    parts: Parts,
+    graded: Scaled,
+    counts: Counts,
+    draws: int,
+    seed: int,
+    engine: str,
+    advance: Callable[[int], None],
 ) -> tuple[Tensor, Tensor]:
     """One estimate a draw of the sum of squared path norms, [draws, K+1, E], and where a control variate was used."""
     generator = torch.Generator().manual_seed(seed)
@@ -132,6 +148,7 @@ def _sums_of_squares(
         squares.append(turned.square().sum(dim=2).cpu())
         inner.append((turned * graded.rows).sum(dim=2).cpu())
         signed.append(_signed_shares(counts, signs, highest))
+        advance(1)
     numbers = [
         as_float(number) if counts.links and number else torch.nan for number in _first(counts, highest)
     ]

@@ -136,7 +136,7 @@ def _with_the_rest(chosen: Sequence[Junction], found: Sequence[Junction]) -> lis
 
 
 def _usable(junction: Junction) -> bool:
-    operands = junction.branches and junction.skips
+    operands = junction.branches and len(junction.skips) == 1
     return bool(junction.graded and operands and junction.number is not None)
 
 

@@ -16,7 +16,9 @@ from gradscope.training.path_options import PathOption
 
 def untrained(family: str, depth: int, seed: int, data: DataSet, **options: Any) -> nn.Module:
     """A fresh convolutional network for images of `data`, in train mode; `options` as in `nets.build`."""
-    return build(family, seed=seed, depth=depth, channels=data.train[0].shape[1], classes=data.classes, **options)
+    return build(
+        family, seed=seed, depth=depth, channels=data.train[0].shape[1], classes=data.classes, **options
+    )
 
 
 def trained(

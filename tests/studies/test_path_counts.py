@@ -145,7 +145,7 @@ def test_a_thousand_blocks_are_counted_exactly():
     assert shares == [count / 2**blocks for count in exact]
     middle = frame[(frame["quantity"] == "path_count") & (frame["path_length"] == 550)].iloc[0]
     assert math.isnan(middle["value"]) and middle["status"] == "undefined" and "log10" in middle["reason"]
-    assert of(frame, "mean_path_length") == [550] and of(frame, "path_length_variance") == [275]
+    assert of(frame, "path_count_mean") == [550] and of(frame, "path_count_variance") == [275]
 
 
 def test_the_frame_is_tidy_and_the_model_as_found():
@@ -158,12 +158,12 @@ def test_the_frame_is_tidy_and_the_model_as_found():
         *("quantity", "unit", "path_length", "value", "low", "high", "n", "status", "reason")
     ]
     assert of(frame, "path_count_share") == [0.25, 0.5, 0.25]
-    assert of(frame, "mean_path_length") == [1] and of(frame, "path_length_variance") == [0.5]
+    assert of(frame, "path_count_mean") == [1] and of(frame, "path_count_variance") == [0.5]
     # Both ways through the deeper part that pass the bottom by its skip cross the same branch.
     assert of(frame, "paths_told_apart") == [0]
     assert set(frame["status"]) == {"ok"}
     summaries = frame[frame["path_length"].isna()]
-    assert set(summaries["quantity"]) == {"mean_path_length", "path_length_variance", "paths_told_apart"}
+    assert set(summaries["quantity"]) == {"path_count_mean", "path_count_variance", "paths_told_apart"}
 
 
 def test_data_beside_a_problem_are_refused():

@@ -19,9 +19,9 @@ from gradscope.instruments.junctions.graph import Node
 
 # Of one stack of the largest tensor on the way; members beyond it walk later.
 STACK_BYTES = 2**28
-# How far from 1, in powers of two, a row may come before it is lifted, how far it is lifted at once, and how many gated
-# nodes lie between two looks: for float32, and where something on the way is float16.
-_SINGLE, _HALF = (20, 100, 4), (4, 14, 1)
+# How far from 1, in powers of two, a row may come before it is lifted, and how far it is lifted at once: for float32,
+# and where something on the way is float16.
+_SINGLE, _HALF = (20, 100), (4, 14)
 
 
 def walk(
@@ -114,7 +114,6 @@ class _Journey:
         first = self.keys.first()
         seeds = [UNGATED if key == self.keys.ungated else 1.0 for key in first]
         self._arrived[self.ways.root] = Stack(first, loss.new_tensor(seeds))
-        looks = 0
         for node in self.ways.nodes():
             arrived = [self._arrived.pop((node, number), None) for number in range(len(shapes_in(node)))]
             for number, stack in enumerate(arrived):
@@ -125,11 +124,8 @@ class _Journey:
                 continue
             self._hand_on(node, arrived, slots)
             if self.lifted and node in self._gated:
-                looks += 1
                 half = any(stack.values.dtype is torch.float16 for stack in self._arrived.values())
-                reach, limit, between = _HALF if half else _SINGLE
-                if looks % between == 0:
-                    self._lift(reach, limit)
+                self._lift(*(_HALF if half else _SINGLE))
 
     def _hand_on(self, node: Node, arrived: list[Stack | None], slots: Sequence[int]) -> None:
         try:
