@@ -6,7 +6,15 @@ import re
 import pytest
 from tiny_reports import few_digits, tiny_analyses
 
-from analyses import conditioning, lesions, refinement, reordering
+from analyses import (
+    conditioning,
+    effective_paths,
+    ensemble_depth,
+    lesions,
+    paths,
+    refinement,
+    reordering,
+)
 from gradscope.cli import main
 from gradscope.cli.cost import estimated_minutes
 from gradscope.data import DataSet
@@ -70,6 +78,9 @@ def test_the_estimate_grows_with_the_work(monkeypatch):
         "lesions": lesions.Preset(layers=8, epochs=2, sets=(1,), subsets=1, calibration=64, images=64),
         "reordering": reordering.Preset(layers=8, swaps=(1,), draws=1, calibration=64, images=64),
         "refinement": refinement.Preset(layers=8, blocks=(3,), images=32),
+        "paths": paths.Preset(layers=8, images=8, draws=1, sampled=0),
+        "effective_paths": effective_paths.Preset(layers=8, images=32, shallow=8, deep=8, multi_epochs=1),
+        "ensemble_depth": ensemble_depth.Preset(layers=8, epochs=1),
         "conditioning": conditioning.Preset(trained_layers=8, images=10, steps=1),
     }
 
@@ -77,8 +88,12 @@ def test_the_estimate_grows_with_the_work(monkeypatch):
         larger = sizes | {name: dataclasses.replace(sizes[name], **changed)}
         return 60 * (estimated_minutes(settings, larger, few) - estimated_minutes(settings, sizes, few))
 
-    # 0.01 s an image: two epochs more of 2.5 networks, for two seeds.
-    assert more("lesions", epochs=4) == pytest.approx(2 * 2.5 * 0.01 * len(few.train[0]) * 2)
+    # 0.01 s an image: two epochs more of 4.5 networks, for two seeds.
+    assert more("lesions", epochs=4) == pytest.approx(2 * 4.5 * 0.01 * len(few.train[0]) * 2)
+    # One epoch more of one and of two branches a block, at two depths: three networks' price each.
+    assert more("effective_paths", multi_epochs=2) == pytest.approx(6 * 0.01 * len(few.train[0]) * 2)
+    # Two draws more of all lengths, half a pass a block, of two networks; a backward is two forwards.
+    assert more("paths", draws=3) == pytest.approx(2 * 2 * 3 / 2 * 2 * 8 * 0.01 / 3 * 2)
     # ResNet-14 besides, 14 / 8 of the price.
     assert more("refinement", blocks=(3, 6)) == pytest.approx(2 * 14 / 8 * 0.01 * len(few.train[0]) * 2)
     # Two draws more of one number of swaps and of random orders: 64 images judged twice and calibrated once.

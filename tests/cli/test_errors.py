@@ -218,4 +218,4 @@ def test_a_run_that_fails_late_keeps_its_cells(tmp_path, monkeypatch, capsys):
         assert main(asked) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: figures: No space left on device."
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".cache"]
-    assert len(list((tmp_path / "out" / ".cache" / "cells").glob("*.parquet"))) == 2
+    assert len(list((tmp_path / "out" / ".cache" / "cells").glob("*.parquet"))) == 5
