@@ -6,7 +6,7 @@ little, and more residual functions a block should pay only in deep networks (Ab
 arXiv:1609.05672). What "ensemble" means is settled first: the gradient splits into one term a path, the
 function does not.
 
-    python -m analyses.effective_paths      three minutes on two cores after analyses.lesions
+    python -m analyses.effective_paths      two minutes on two cores after analyses.lesions
     writes reports/effective_paths/: a page, verdicts, tables and figures
 """
 

@@ -4,7 +4,7 @@ Paths through n blocks are binomial in length, and the gradient is said to live 
 54 blocks (Veit et al. 2016, arXiv:1605.06431, figure 6). Their estimate, number of paths times norm of one path,
 is laid beside the exact split of the gradient by path length, and the two differ by how far paths agree.
 
-    python -m analyses.paths      two minutes on two cores after analyses.lesions, whose networks it takes up
+    python -m analyses.paths      half a minute on two cores after analyses.lesions, whose networks it takes up
     writes reports/paths/: a page, verdicts, tables and figures
 """
 
