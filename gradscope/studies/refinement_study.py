@@ -121,7 +121,7 @@ def _chosen(problem: Problem, junctions: Sequence[Junction], found: bool) -> lis
     chosen = [j for j in junctions if _usable(j) and j.level == 0] if found else list(junctions)
     if not chosen:
         raise ValueError(
-            f"{type(problem.model).__name__} has no residual junction with a skip and a branch, so there is no "
+            f"{type(problem.model).__name__} has no residual junction with one skip and a branch, so there is no "
             "stream to refine. Choose another network, or pass junctions=."
         )
     return _ordered(chosen)

@@ -388,3 +388,25 @@ def test_a_network_with_a_gate_on_it_can_be_looked_at():
 
     assert first_gain(halved) == pytest.approx(first_gain(whole))
     assert not halved["value"].equals(whole["value"])
+
+
+class TwoSkips(nn.Module):
+    """x + F(x) + tanh(x): the skip is two operands."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch = mlp(3, 3)
+
+    def forward(self, x):
+        return x + self.branch(x) + torch.tanh(x)
+
+
+def test_blocks_whose_skip_is_several_operands_are_refused():
+    model = nn.Sequential(TwoSkips(), TwoSkips()).double()
+    problem = Problem(model, (torch.ones(2, 3, dtype=torch.float64), torch.tensor([0, 2])))
+    with pytest.raises(ValueError, match=r"of 0:0, 1:0 several operands are the skip"):
+        effective_ensemble(problem)
+    with pytest.raises(ValueError, match="no residual junction with one skip and a branch"):
+        gs.refinement_study(problem, show=False)
+    with pytest.raises(ValueError, match="one skip operand"):
+        gs.refinement_study(problem, junctions="*", show=False)

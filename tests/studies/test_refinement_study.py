@@ -393,7 +393,7 @@ def test_columns_stand_as_agreed():
 @pytest.mark.parametrize(
     ("make", "options", "match"),
     [
-        (lambda: problem_of("plain"), {}, "Sequential has no residual junction with a skip and a branch"),
+        (lambda: problem_of("plain"), {}, "Sequential has no residual junction with one skip and a branch"),
         (lambda: problem_of("highway"), {}, "no residual junction"),
         (lambda: problem_of("tokens"), {"what": "cosine"}, r"what names quantities, .* got \['cosine'\]"),
         (lambda: problem_of("tokens"), {"what": []}, "got none"),
