@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from gradscope.instruments.gates.operands import listed
 from gradscope.instruments.junctions import Junction, trace
 from gradscope.problem import Problem, as_problem
 from gradscope.progress import progress
@@ -38,7 +39,7 @@ def refinement_study(
     Args:
         problem: Problem or (model, data). Runs in eval mode with stored batch-norm statistics.
         junctions: Which to report, of those that `junctions(model, x)` returned; None for all of level 0 that
-            have a skip and a branch. Stages are made of all, so that values do not depend on the choice.
+            have one skip and a branch. Stages are made of all, so that values do not depend on the choice.
         what: Quantities by name; None for all that the data allow (without targets: those without a loss).
         lens: f(state of the last stage) -> output, in place of the network's own last part.
         show: Progress, as in `progress`.
@@ -118,7 +119,7 @@ def _wanted(what: str | Sequence[str] | None, has_targets: bool) -> list[str]:
 
 def _chosen(problem: Problem, junctions: Sequence[Junction], found: bool) -> list[Junction]:
     """Those to study, in forward order; of those found by itself, level 0 with a skip and a branch."""
-    chosen = [j for j in junctions if _usable(j) and j.level == 0] if found else list(junctions)
+    chosen = [j for j in junctions if _usable(j) and j.level == 0] if found else listed(junctions)
     if not chosen:
         raise ValueError(
             f"{type(problem.model).__name__} has no residual junction with one skip and a branch, so there is no "

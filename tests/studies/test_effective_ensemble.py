@@ -408,5 +408,8 @@ def test_blocks_whose_skip_is_several_operands_are_refused():
         effective_ensemble(problem)
     with pytest.raises(ValueError, match="no residual junction with one skip and a branch"):
         gs.refinement_study(problem, show=False)
+    found = list(gs.junctions(model, problem.first_batch()[0]))
     with pytest.raises(ValueError, match="one skip operand"):
+        gs.refinement_study(problem, junctions=found, show=False)
+    with pytest.raises(ValueError, match=r"got '\*'; write gs.junctions\(model, x\).matching"):
         gs.refinement_study(problem, junctions="*", show=False)
