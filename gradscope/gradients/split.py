@@ -278,7 +278,8 @@ class Paths:
         size = 8 * coefficients * sum(math.prod(target.shape) for target in self.graph.targets) / 2**30
         return (
             f"Out of memory: the result alone takes {size:.2g} GiB ({coefficients} coefficients in float64), and one "
-            "cotangent is kept for each branch beside it. Take fewer examples or shorter lengths, or engine='passes'."
+            "cotangent is kept for each branch beside it. Take shorter lengths, or path_moments, which needs no single "
+            "one; at the input also fewer examples, or engine='passes', which holds fewer cotangents at once."
         )
 
     def _highest(self, lengths: int | str) -> int:

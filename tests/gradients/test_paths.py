@@ -568,3 +568,31 @@ def test_behind_the_last_junction_there_is_one_path():
 def test_a_source_without_the_outputs_is_named():
     with pytest.raises(ValueError, match="The source does not depend on the outputs"):
         path_gradients(problem_of("post-activation"), source=lambda outputs, _: outputs.detach().sum(dim=1))
+
+
+def test_what_does_not_fit_says_how_much_it_is_and_leaves_no_hook():
+    """A million million coefficients of 3 x 1 x 6 x 6 numbers."""
+    problem = problem_of("post-activation")
+    with open_paths(problem) as paths:
+        before = paths.backward()
+        with pytest.raises(
+            MemoryError, match=r"result alone takes \d.*GiB \(1000000000001 coefficients.*path_moments"
+        ):
+            paths.moments(10**12)
+        torch.testing.assert_close(paths.graded().gradients.sum(dim=0), before, **EXACT)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("not enough memory: you tried")]
+)
+def test_running_out_of_memory_on_the_way_is_one_clear_error(error, monkeypatch):
+    problem = problem_of("post-activation")
+    before = snapshot(problem.model)
+
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr("gradscope.gradients.split.run", full)
+    with pytest.raises(MemoryError, match=r"Out of memory: the result alone takes .* GiB"):
+        path_gradients(problem)
+    assert_as_found(problem.model, before)
