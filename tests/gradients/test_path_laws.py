@@ -7,7 +7,7 @@ import pytest
 import torch
 from networks import Repeated, Residual, mlp
 from path_enumeration import assert_alike, by_length, sizes, through_each_set
-from path_networks import COUNTED, PATH_NETWORKS, sets_of
+from path_networks import PATH_NETWORKS, sets_of
 from torch import Tensor, nn
 
 from gradscope.gradients.live import open_paths
@@ -32,19 +32,6 @@ ENDS_IN_AFFINE = [
 
 def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-13 * float(expected.abs().max()))
-
-
-@pytest.fixture(scope="module", params=COUNTED)
-def name(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def paths(name):
-    """One forward pass for all laws of a network."""
-    # The graph outlives the block, in which batch normalisation of other networks would mean what it means in this one.
-    with open_paths(PATH_NETWORKS[name].problem()) as opened:
-        return opened
 
 
 @pytest.fixture(scope="module")

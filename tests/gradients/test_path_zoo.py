@@ -27,19 +27,6 @@ AROUND = ["encoder-decoder", "U-Net", "DenseNet, lists", "DenseNet, transition"]
 FLOAT32 = 1e-5
 
 
-@pytest.fixture(scope="module", params=COUNTED)
-def name(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def paths(name):
-    """One forward pass for all tests of a network."""
-    # The graph outlives the block, in which batch normalisation of other networks would mean what it means in this one.
-    with open_paths(PATH_NETWORKS[name].problem()) as opened:
-        return opened
-
-
 @pytest.fixture(scope="module")
 def lengths(paths):
     return paths.graded(engine="passes").gradients
