@@ -1,7 +1,7 @@
 """Are short paths enough, and what do more of them buy?
 
 If a residual network is an ensemble of its paths, training the short ones should do (Veit et al. 2016,
-arXiv:1605.06431, section 4.3), deleting blocks should remove the long ones first, stochastic depth should change
+arXiv:1605.06431, section 5), deleting blocks should remove the long ones first, stochastic depth should change
 little, and more residual functions a block should pay only in deep networks (Abdi & Nahavandi 2016,
 arXiv:1609.05672). What "ensemble" means is settled first: the gradient splits into one term a path, the
 function does not.
@@ -54,7 +54,8 @@ The other rows ask what follows for training. "23/54 of the blocks" draws exactl
 every batch and skips the others in both passes; the whole network is tested. The paper does not say how: with all
 branches at full size the stream grows beyond what training met, and batch-norm statistics gathered over changing
 subsets of blocks are those of no network that is tested. So it is judged in three ways: as training left it, with
-branches scaled by 23/54 as stochastic depth does, and with statistics estimated anew. Stochastic depth drops blocks by
+branches scaled by 23/54 as stochastic depth does, and with statistics estimated anew. Of the 27 blocks of a ResNet-56
+that share is 12. Stochastic depth drops blocks by
 independent coins, later ones more often; its survivors are scaled up in training.
 
 Deleting blocks removes long paths first as a matter of counting. How far the gradient's own mean path length falls
@@ -138,7 +139,7 @@ def main(settings: Settings) -> Section:
         title="Are short paths enough?",
         question="Is a residual network an ensemble of its paths, and do the short ones do the work?",
         reading=READING,
-        verdicts=judged(measured, settings=told),
+        verdicts=judged(dict(sorted(measured.items(), key=_number)), settings=told),
         pictures=pictures(counted),
         tables={
             "trainings": trainings,
@@ -189,6 +190,11 @@ def claims(
         ("V15", "function, linear branches"): per_seed(terms, quantity="function_error", branches="linear"),
         ("V15", "function, ReLU branches"): per_seed(terms, quantity="function_error", branches="relu"),
     }
+
+
+def _number(row: tuple[tuple[str, str], Iterable[float]]) -> int:
+    """Of the claim: V9 before V14."""
+    return int(row[0][0].removeprefix("V"))
 
 
 def _multi(several: pd.DataFrame, branches: int, layers: int) -> pd.Series:

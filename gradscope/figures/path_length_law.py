@@ -33,7 +33,7 @@ def path_length_law(
         ValueError: A column is missing, or there are no rows of one of the forms.
 
     Source:
-        Law at initialisation: Littwin & Wolf (2016), arXiv:1611.02525, section 5; derived for He-initialised branches.
+        Law at initialisation: Littwin & Wolf (2016), arXiv:1611.02525, Eq. 20; derived for He-initialised branches.
     """
     who = "path_length_law"
     require(frame, ["form", "path_length", "value"], who)

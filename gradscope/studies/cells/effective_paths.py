@@ -39,7 +39,7 @@ def errors(
     """Test error of a ResNet, whole and after closing each block, trained in one of three ways.
 
     Args:
-        training: `all blocks`; `23/54 of the blocks`, drawn anew for each batch (Veit et al. 2016, section 4.3), judged
+        training: `all blocks`; `23/54 of the blocks`, drawn anew for each batch (Veit et al. 2016, section 5), judged
             also with every branch `scaled` by 23/54; or `stochastic depth`, with the linear rule down to one half.
         images: Test images judged.
         calibration: Training images on which batch-norm statistics are estimated anew, for the rows that say so.
