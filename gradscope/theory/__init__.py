@@ -1,12 +1,36 @@
 """What the papers predict, to be drawn over what is measured: closed forms and recursions, numpy only."""
 
-from gradscope.theory.arc_cosine import coactivation, k0, k1
+from gradscope.theory.activation_correlation import (
+    activation_correlation,
+    residual_activation_correlation,
+)
+from gradscope.theory.activation_patterns import (
+    always_off_fraction,
+    biased_run_length,
+    expected_run_length,
+    plain_coactivation,
+)
+from gradscope.theory.arc_cosine import (
+    coactivation,
+    k0,
+    k1,
+)
+from gradscope.theory.batch_kernel import (
+    BatchMeanField,
+    batch_kernel_correlation,
+)
+from gradscope.theory.batch_norm_branches import (
+    residual_batch_norm_branches,
+    residual_batch_norm_branches_variance,
+)
 from gradscope.theory.batch_norm_residual import (
     residual_batch_norm,
     residual_batch_norm_bounded,
     residual_batch_norm_covariance,
+    residual_batch_norm_covariance_paper,
     residual_batch_norm_paper,
     residual_batch_norm_variance,
+    residual_batch_norm_variance_paper,
 )
 from gradscope.theory.block_polynomials import (
     BLOCKS,
@@ -15,13 +39,63 @@ from gradscope.theory.block_polynomials import (
     block_polynomial,
     encoder_path_counts,
 )
+from gradscope.theory.cubic_law import (
+    asymptotic_correlation_gap,
+    asymptotic_layer_factor,
+    local_exponent,
+)
 from gradscope.theory.derivative_process import (
     DerivativeProcess,
     expected_autocorrelation,
     plain_derivative_process,
     residual_derivative_process,
 )
-from gradscope.theory.mean_field import MeanField, plain_correlation, residual_correlation
+from gradscope.theory.effective_rank import (
+    white_stable_rank,
+    white_stable_rank_finite,
+)
+from gradscope.theory.highway_uncentred import (
+    highway_uncentred,
+    highway_uncentred_limit,
+)
+from gradscope.theory.jacobian_moments import (
+    derivative_moments,
+    jacobian_mean_square,
+    jacobian_relative_variance,
+    looks_linear_singular_values,
+    residual_jacobian_relative_variance,
+)
+from gradscope.theory.law import (
+    Law,
+)
+from gradscope.theory.leaky_relu import (
+    leaky_relu_correlation,
+)
+from gradscope.theory.mean_field import (
+    MeanField,
+    plain_correlation,
+    residual_correlation,
+)
+from gradscope.theory.noise_traces import (
+    NoiseBand,
+    expected_von_neumann_ratio,
+    noise_autocorrelation,
+    noise_band,
+    noise_covariance,
+    noise_traces,
+)
+from gradscope.theory.norm_fluctuations import (
+    log_norm_variance,
+    log_norm_variance_exact,
+    norm_moment_ratio,
+    residual_log_norm_variance,
+)
+from gradscope.theory.order_to_chaos import (
+    Phase,
+    critical_line,
+    critical_weight_variance,
+    order_to_chaos,
+)
 from gradscope.theory.path_counts import (
     binomial_path_counts,
     graded_path_counts,
@@ -41,12 +115,19 @@ from gradscope.theory.path_laws import (
     scaled_path_lengths,
     stirling_path_counts,
 )
-from gradscope.theory.path_lengths import batch_norm_gains, initialisation_path_lengths, mean_path_length
+from gradscope.theory.path_lengths import (
+    batch_norm_gains,
+    initialisation_path_lengths,
+    mean_path_length,
+)
 from gradscope.theory.path_weights import (
     incoherent_path_weights,
     log_elementary_symmetric,
     path_weights,
     peak_path_fraction,
+)
+from gradscope.theory.recognition import (
+    law_for,
 )
 from gradscope.theory.resnet_path_lengths import (
     post_activation_path_lengths,
@@ -68,32 +149,69 @@ from gradscope.theory.shortcut_hessian import (
     two_shortcut_condition_number,
     two_shortcut_spectrum,
 )
+from gradscope.theory.theorem_table import (
+    theorem_table,
+)
+from gradscope.theory.train_batch_norm import (
+    train_batch_norm_correlation,
+)
 
 __all__ = [
     "BLOCKS",
+    "BatchMeanField",
     "DerivativeProcess",
+    "Law",
     "MeanField",
+    "NoiseBand",
+    "Phase",
+    "activation_correlation",
+    "always_off_fraction",
+    "asymptotic_correlation_gap",
+    "asymptotic_layer_factor",
+    "batch_kernel_correlation",
     "batch_norm_gains",
+    "biased_run_length",
     "bigraded_block_polynomial",
     "binomial_path_counts",
     "block_names",
     "block_polynomial",
     "coactivation",
+    "critical_line",
+    "critical_weight_variance",
+    "derivative_moments",
     "encoder_path_counts",
     "expected_autocorrelation",
+    "expected_run_length",
+    "expected_von_neumann_ratio",
     "graded_path_counts",
     "higher_shortcut_spectrum",
     "highway",
+    "highway_uncentred",
+    "highway_uncentred_limit",
     "incoherent_path_weights",
     "initialisation_path_lengths",
     "isotropic_one_shortcut_spectrum",
+    "jacobian_mean_square",
+    "jacobian_relative_variance",
     "k0",
     "k1",
+    "law_for",
+    "leaky_relu_correlation",
     "linear_survival",
+    "local_exponent",
     "log_elementary_symmetric",
+    "log_norm_variance",
+    "log_norm_variance_exact",
+    "looks_linear_singular_values",
     "mass_between",
     "mean_path_length",
+    "noise_autocorrelation",
+    "noise_band",
+    "noise_covariance",
+    "noise_traces",
+    "norm_moment_ratio",
     "one_shortcut_hessian",
+    "order_to_chaos",
     "path_counts",
     "path_counts_after_deletion",
     "path_weights",
@@ -101,27 +219,39 @@ __all__ = [
     "peak_path_fraction",
     "plain_batch_norm_variance",
     "plain_centred",
+    "plain_coactivation",
     "plain_correlation",
     "plain_derivative_process",
     "poisson_path_lengths",
     "post_activation_path_lengths",
     "reflected_walk",
+    "residual_activation_correlation",
     "residual_batch_norm",
     "residual_batch_norm_bounded",
+    "residual_batch_norm_branches",
+    "residual_batch_norm_branches_variance",
     "residual_batch_norm_covariance",
+    "residual_batch_norm_covariance_paper",
     "residual_batch_norm_paper",
     "residual_batch_norm_variance",
+    "residual_batch_norm_variance_paper",
     "residual_centred",
     "residual_centred_variance",
     "residual_correlation",
     "residual_correlation_matrix",
     "residual_derivative_process",
+    "residual_jacobian_relative_variance",
+    "residual_log_norm_variance",
     "resnet_batch_norm_gains",
     "scaled_path_lengths",
     "stirling_path_counts",
     "surviving_fraction",
     "surviving_share",
+    "theorem_table",
+    "train_batch_norm_correlation",
     "two_shortcut_condition_number",
     "two_shortcut_spectrum",
     "weighted_path_counts",
+    "white_stable_rank",
+    "white_stable_rank_finite",
 ]

@@ -116,6 +116,48 @@ def residual_batch_norm_paper(depth: ArrayLike, beta: float) -> NDArray[np.float
     return 1 / (real_number(beta, "beta", above=0) * np.sqrt(depths(depth)))
 
 
+def residual_batch_norm_variance_paper(depth: ArrayLike, beta: float) -> NDArray[np.float64]:
+    """C(i) = beta^2 (L - 1) + 1, Theorem 3 as published; it counts L - 1 of the L blocks.
+
+    Exact is `residual_batch_norm_variance`, which grows like L^1.467 rather than L.
+
+    Args:
+        depth: Number L of blocks, >= 1, any shape.
+        beta: Factor of the branch, >= 0.
+
+    Returns:
+        Variance relative to the output's, >= 1, shape of `depth`.
+
+    Raises:
+        ValueError: an argument is outside its range.
+
+    Source:
+        Balduzzi et al. (2017), arXiv:1702.08591, Theorem 3.
+    """
+    return np.asarray(real_number(beta, "beta", least=0) ** 2 * (depths(depth) - 1) + 1, dtype=np.float64)
+
+
+def residual_batch_norm_covariance_paper(depth: ArrayLike, beta: float) -> NDArray[np.float64]:
+    """C(i, j) ~ beta sqrt(L), Theorem 3 as published: an asymptote, below the 1 it starts from while beta sqrt(L) < 1.
+
+    Exact is `residual_batch_norm_covariance`, which is at least 1 and grows like L^0.733.
+
+    Args:
+        depth: Number L of blocks, >= 1, any shape.
+        beta: Factor of the branch, >= 0.
+
+    Returns:
+        Covariance relative to the output's variance, >= 0, shape of `depth`.
+
+    Raises:
+        ValueError: an argument is outside its range.
+
+    Source:
+        Balduzzi et al. (2017), arXiv:1702.08591, Theorem 3.
+    """
+    return real_number(beta, "beta", least=0) * np.sqrt(depths(depth))
+
+
 def residual_batch_norm_bounded(depth: ArrayLike, beta: float) -> NDArray[np.float64]:
     """R = (1 + beta^2 L)^(-1/2): the paper's asymptote made a correlation. Derived, approximate.
 

@@ -97,7 +97,9 @@ def plain_correlation(
     return _profile(correlations, k0(correlations), math.log(gain))
 
 
-def residual_correlation(depth: int, alpha: float = 1.0, beta: float = 1.0, rho: float = 0.0) -> MeanField:
+def residual_correlation(
+    depth: int, alpha: float = 1.0, beta: float = 1.0, rho: float = 0.0, *, branch_layers: int = 1
+) -> MeanField:
     """Residual ReLU net, x <- alpha x + beta W relu(x), He-scaled W, without normalisation or centring.
 
     With s = alpha^2 + beta^2: rho_{l+1} = (alpha^2 rho_l + beta^2 k1(rho_l)) / s, each block multiplies
@@ -111,9 +113,11 @@ def residual_correlation(depth: int, alpha: float = 1.0, beta: float = 1.0, rho:
         beta: Factor of the branch, >= 0. alpha = sqrt(1 - 1/L), beta = sqrt(1/L) is the highway net of
             Corollary 1.
         rho: Correlation of the two inputs of the first block, in [-1, 1].
+        branch_layers: Number k >= 1 of ReLUs, each with its W, in a branch: k1 is applied k times, and k0 is
+            multiplied over them.
 
     Returns:
-        The recursion at blocks 1..L.
+        The recursion at blocks 1..L; `input_correlation` is that of the first ReLU of a block.
 
     Raises:
         ValueError: an argument is outside its range, or alpha and beta are both zero.
@@ -128,11 +132,14 @@ def residual_correlation(depth: int, alpha: float = 1.0, beta: float = 1.0, rho:
     branch = real_number(beta, "beta", least=0) ** 2
     if skip + branch == 0:
         raise ValueError("A block with alpha = beta = 0 lets no gradient through. Set one of them.")
-    correlations = np.empty(layers)
+    correlations, through = np.empty(layers), np.ones(layers)
     for layer in range(layers):
-        correlations[layer] = now
-        now = (skip * now + branch * float(k1(now))) / (skip + branch)
-    factors = (skip + branch * k0(correlations)) / (skip + branch)
+        correlations[layer] = inner = now
+        for _ in range(whole_number(branch_layers, "branch_layers", 1)):
+            through[layer] *= k0(inner)
+            inner = float(k1(inner))
+        now = (skip * now + branch * inner) / (skip + branch)
+    factors = (skip + branch * through) / (skip + branch)
     return _profile(correlations, factors, math.log(skip + branch))
 
 

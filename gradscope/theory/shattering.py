@@ -3,34 +3,39 @@
 All laws are for initialisation, infinite width, and activations that stay centred (mean subtraction or
 frozen batch normalisation), so that two inputs co-activate a quarter of the units. R, the gradient
 correlation, is Definition 1 of arXiv:1702.08591. *Published* marks the paper's statements, *derived* ours.
-Depths may be arrays; results have their shape.
+Depths may be arrays; results have their shape. Centring a batch of B inputs leaves them correlated by -1/(B-1) rather
+than 0; `batch` takes this into account, exactly for inputs that are alike to each other.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradscope.theory._arguments import depths, real_number
+from gradscope.theory._arguments import depths, real_number, whole_number
+from gradscope.theory.arc_cosine import k0
 
 
-def plain_centred(depth: ArrayLike) -> NDArray[np.float64]:
+def plain_centred(depth: ArrayLike, batch: int | None = None) -> NDArray[np.float64]:
     """R = 2^-L of a plain centred ReLU net; the gradient variance is 1. Published (Theorem 1).
 
     Holds with mean-centring or frozen batch normalisation; without either the exact law is
-    `mean_field.plain_correlation`.
+    `mean_field.plain_correlation`. Mean-centring alone lets differences between the inputs' norms grow until one
+    input dominates the batch mean (about layer 50 at width 256, layer 100 at infinite width for 128 inputs of 256
+    dimensions: `batch_kernel_correlation`); batch normalisation prevents that for longer.
 
     Args:
         depth: Number L of layers, >= 1, any shape.
+        batch: Number B >= 2 of inputs that are centred together; None is the theorem's limit of many.
 
     Returns:
         Correlation in [0, 1/2], shape of `depth`.
 
     Raises:
-        ValueError: a depth is no whole number of at least 1.
+        ValueError: a depth is no whole number of at least 1, or a batch none of at least 2.
 
     Source:
         Balduzzi et al. (2017), arXiv:1702.08591, Theorem 1.
     """
-    return np.exp2(-depths(depth).astype(np.float64))
+    return np.asarray(_shared(batch) ** depths(depth), dtype=np.float64)
 
 
 def plain_batch_norm_variance(depth: ArrayLike) -> NDArray[np.float64]:
@@ -52,7 +57,14 @@ def plain_batch_norm_variance(depth: ArrayLike) -> NDArray[np.float64]:
     return _power(np.pi / (np.pi - 1), depths(depth))
 
 
-def residual_centred(depth: ArrayLike, alpha: float = 1.0, beta: float = 1.0) -> NDArray[np.float64]:
+def residual_centred(
+    depth: ArrayLike,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    batch: int | None = None,
+    *,
+    branch_layers: int = 1,
+) -> NDArray[np.float64]:
     """R = ((alpha^2 + beta^2 / 2) / (alpha^2 + beta^2))^L of x <- alpha x + beta W relu(x), centred.
 
     (3/4)^L at alpha = beta = 1: published (Theorem 2, batch normalisation off). The form with alpha and
@@ -63,6 +75,9 @@ def residual_centred(depth: ArrayLike, alpha: float = 1.0, beta: float = 1.0) ->
         depth: Number L of blocks, >= 1, any shape.
         alpha: Factor of the skip. The paper's Eq. 2, alpha (x + beta W relu(x)), has the R of skip factor 1.
         beta: Factor of the branch, >= 0.
+        batch: Number B >= 2 of inputs that are centred together; None is the theorem's limit of many.
+        branch_layers: Number k >= 1 of centred ReLUs, each with its W, in a branch, which leave 2^-k of the branch's
+            part in common.
 
     Returns:
         Correlation in [0, 1], shape of `depth`.
@@ -74,7 +89,8 @@ def residual_centred(depth: ArrayLike, alpha: float = 1.0, beta: float = 1.0) ->
         Balduzzi et al. (2017), arXiv:1702.08591, Theorem 2.
     """
     skip, branch = _squares(alpha, beta)
-    return _power((skip + branch / 2) / (skip + branch), depths(depth))
+    shared = _shared(batch) ** whole_number(branch_layers, "branch_layers", 1)
+    return _power((skip + branch * shared) / (skip + branch), depths(depth))
 
 
 def residual_centred_variance(depth: ArrayLike, alpha: float = 1.0, beta: float = 1.0) -> NDArray[np.float64]:
@@ -100,7 +116,7 @@ def residual_centred_variance(depth: ArrayLike, alpha: float = 1.0, beta: float 
 
 
 def highway(
-    depth: ArrayLike, gamma_1: float | None = None, gamma_2: float | None = None
+    depth: ArrayLike, gamma_1: float | None = None, gamma_2: float | None = None, batch: int | None = None
 ) -> NDArray[np.float64]:
     """R = (gamma_1^2 + gamma_2^2 / 2)^L of x <- gamma_1 x + gamma_2 W relu(x). Published (Corollary 1).
 
@@ -111,6 +127,7 @@ def highway(
         depth: Number L of blocks, >= 1, any shape.
         gamma_1: Factor of the skip; give both gammas or none.
         gamma_2: Factor of the branch. gamma_1^2 + gamma_2^2 = 1 to 1e-6, which keeps the variance at 1.
+        batch: Number B >= 2 of inputs that are centred together; None is the theorem's limit of many.
 
     Returns:
         Correlation in [0, 1], shape of `depth`.
@@ -123,7 +140,7 @@ def highway(
     """
     layers = depths(depth)
     if gamma_1 is None and gamma_2 is None:
-        return np.exp(layers * np.log1p(-0.5 / layers))
+        return np.asarray((1 - (1 - _shared(batch)) / layers) ** layers, dtype=np.float64)
     if gamma_1 is None or gamma_2 is None:
         raise ValueError("highway takes both gamma_1 and gamma_2, or neither for the paper's own.")
     skip, branch = real_number(gamma_1, "gamma_1") ** 2, real_number(gamma_2, "gamma_2") ** 2
@@ -132,7 +149,12 @@ def highway(
             f"A highway net keeps gamma_1^2 + gamma_2^2 = 1, got {skip + branch:.6g}. "
             "For other factors use residual_centred(depth, alpha, beta)."
         )
-    return _power(skip + branch / 2, layers)
+    return _power(skip + branch * _shared(batch), layers)
+
+
+def _shared(batch: int | None) -> float:
+    """Share of a gradient that two inputs have in common behind one ReLU."""
+    return 0.5 if batch is None else float(k0(-1 / (whole_number(batch, "batch", 2) - 1)))
 
 
 def _squares(alpha: float, beta: float) -> tuple[float, float]:

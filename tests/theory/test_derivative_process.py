@@ -95,6 +95,21 @@ def test_process_agrees_with_networks(depth, beta, normalisation):
     np.testing.assert_allclose(expected_autocorrelation(process.derivative, LAGS), simulated, atol=0.1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("depth", "beta", "normalisation"),
+    [(24, None, "mean"), (24, 1.0, "batch"), (50, 0.1, "batch")],
+)
+def test_process_agrees_with_twenty_draws_of_deep_networks(depth, beta, normalisation):
+    options = {"normalisation": normalisation, "samples": 2048, "generator": rng()}
+    if beta is None:
+        process = plain_derivative_process(GRID, depth, **options)
+    else:
+        process = residual_derivative_process(GRID, depth, beta, **options)
+    simulated = simulated_autocorrelation(GRID, depth, beta, normalisation, draws=20)
+    np.testing.assert_allclose(expected_autocorrelation(process.derivative, LAGS), simulated, atol=0.1)
+
+
 @pytest.mark.parametrize("beta", [None, 0.7])
 def test_derivative_covariances_are_derivatives_of_the_kernel(beta):
     """By central differences in both inputs, at points far enough apart for K to be smooth there."""
