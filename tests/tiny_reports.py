@@ -1,4 +1,4 @@
-"""The eight analyses at a size that a test can wait for: a few images, the smallest networks, two seeds."""
+"""The eleven analyses at a size that a test can wait for: a few images, the smallest networks, two seeds."""
 
 import tempfile
 from collections.abc import Iterator
@@ -11,21 +11,28 @@ import pytest
 from analyses import (
     conditioning,
     effective_paths,
+    effective_rank,
     ensemble_depth,
     lesions,
+    looks_linear,
     paths,
     refinement,
     reordering,
     shattering,
+    traces,
 )
 from gradscope.data import DataSet, digits
 from gradscope.report import Section
 from gradscope.studies import settings as settings_module
+from gradscope.studies.cells import effective_rank as rank_cells
 from gradscope.studies.cells import shattering as shattering_cells
+from gradscope.studies.cells import traces as trace_cells
 from gradscope.studies.settings import Settings
 
 ANALYSES = {
-    **{"shattering": shattering, "lesions": lesions, "reordering": reordering, "refinement": refinement},
+    **{"shattering": shattering, "traces": traces},
+    **{"effective_rank": effective_rank, "looks_linear": looks_linear},
+    **{"lesions": lesions, "reordering": reordering, "refinement": refinement},
     **{"paths": paths, "effective_paths": effective_paths, "ensemble_depth": ensemble_depth},
     **{"conditioning": conditioning},
 }
@@ -34,8 +41,11 @@ ANALYSES = {
 # name must be there: 4 layers, traces of 2, 24 and 50, and Hessians of 2 and two more.
 TINY = {
     "shattering": shattering.Preset(
-        depths=(1, 4), trace_layers=(2, 24, 50), draws_per_seed=1, layers=8, epochs=1
+        depths=(1, 4, 20, 50), draws_per_seed=1, networks=3, changed=(2, 3), layers=8, epochs=1
     ),
+    "traces": traces.Preset(layers=(2, 24, 50), draws_per_seed=1, patterns=(2, 3), recipes=3),
+    "effective_rank": effective_rank.Preset(layers=(8, 14), minibatches=1, shown=8),
+    "looks_linear": looks_linear.Preset(depth=4, layers=(2, 4), epochs=1),
     "lesions": lesions.Preset(
         layers=20, epochs=3, plain_layers=7, sets=(1, 6), subsets=2, calibration=64, images=64
     ),
@@ -83,6 +93,9 @@ def tiny_analyses() -> Iterator[None]:
         patch.setattr(settings_module, "digits", lambda: few)
         patch.setattr(shattering_cells, "WIDTH", 16)
         patch.setattr(shattering_cells, "EXAMPLES", 16)
+        patch.setattr(shattering, "WIDE", (2, 3))
+        patch.setattr(trace_cells, "WIDTH", 16)
+        patch.setattr(rank_cells, "EXAMPLES", 32)
         for name, module in ANALYSES.items():
             patch.setitem(module.PRESETS, "tiny", TINY[name])
         yield

@@ -86,15 +86,19 @@ def shattering(
     epochs: Epochs = 0,
     examples: Examples = 128,
     seed: Seed = 0,
-    source: Annotated[str, typer.Option(help="What is differentiated: output or loss.")] = "output",
+    source: Annotated[str, typer.Option(help="What is differentiated: output, logit or loss.")] = "output",
+    grams: Annotated[
+        bool, typer.Option("--grams", help="All that the layers' Gram matrices of gradients say, too.")
+    ] = False,
     out: Out = None,
 ) -> None:
-    """Gradient correlation between examples, layer by layer."""
+    """Do the gradients of different examples agree, layer by layer, and do they arrive at all?"""
     with one_line_errors(resumes=False):
-        from gradscope.cli import measure
+        from gradscope.cli import shattering as verb
+        from gradscope.cli.measure import Asked
 
-        measure.shattering(
-            measure.Asked("shattering", model, data, data_root, weights, epochs, examples, seed, out), source
+        verb.shattering(
+            Asked("shattering", model, data, data_root, weights, epochs, examples, seed, out), source, grams
         )
 
 

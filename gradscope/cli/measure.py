@@ -21,8 +21,6 @@ from gradscope.nets import build, names
 from gradscope.nets.registry import FAMILIES
 from gradscope.problem import Problem
 from gradscope.report import keep, provenance
-from gradscope.studies.frames import where
-from gradscope.studies.gradient_correlation import gradient_correlation
 from gradscope.studies.settings import Settings
 from gradscope.training import fit
 
@@ -64,20 +62,6 @@ class Asked:
 
     def data_set(self) -> DataSet:
         return Settings(data=self.data, data_root=self.data_root).data_set()
-
-
-def shattering(asked: Asked, source: str) -> None:
-    """`gradscope shattering`."""
-    model, data = prepared(asked, labels=source == "loss")
-    frame = gradient_correlation((model, asked.some(data.test)), source=source)
-    drawn = where(frame, quantity="correlation_R")
-    picture = figures.correlation_against_depth(
-        drawn.assign(family=asked.model),
-        x_scale="linear",
-        y_scale="linear",
-        x_label="layer (order of running; 0 is the input)",
-    )
-    kept(asked, frame, data, {"source": source}, correlation=picture)
 
 
 def curvature(asked: Asked, k: int, steps: int) -> None:

@@ -18,7 +18,8 @@ from gradscope.report.wording import measured
 from gradscope.studies.settings import Settings
 
 ANALYSES = (
-    *("shattering", "lesions", "reordering", "refinement"),
+    *("shattering", "traces", "effective_rank", "looks_linear"),
+    *("lesions", "reordering", "refinement"),
     *("paths", "effective_paths", "ensemble_depth", "conditioning"),
 )
 

@@ -4,46 +4,67 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from gradscope.instruments.junctions.source import source_of
-from gradscope.instruments.listen import Heard, on_gradient
-from gradscope.instruments.sites import sites
-from gradscope.measures.correlation import correlation_R_interval, mean_cosine
+from gradscope.gradients.example_values import ExampleSource
+from gradscope.instruments.junctions import Trace, trace
 from gradscope.problem import Problem, as_problem, examples_in
+from gradscope.studies.shattering.expected import LAW, NoLaw, expected_correlation
+from gradscope.studies.shattering.heard import example_gradients
+from gradscope.studies.shattering.rows import QUANTITIES, rows_of, unread
+from gradscope.studies.shattering.twin import TWIN, twin_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SOURCES = ("output", "loss")
+THEORY = "theory_correlation_R"
+_COLUMNS = [
+    *("source", "batch_norm", "quantity", "unit", "site", "depth", "call"),
+    *("value", "low", "high", "n", "n_zero", "n_pairs", "status", "reason"),
+]
 
 
 def gradient_correlation(
-    problem: Any, *, at: str | Sequence[str] | None = None, source: str = "output"
+    problem: Any,
+    *,
+    at: str | Sequence[str] | None = None,
+    source: ExampleSource = "output",
+    twin: bool = True,
+    theory: bool = True,
 ) -> "pd.DataFrame":
     """Correlation between the gradients of different examples, at the input and at every layer's output.
 
     Near 1, examples pull the weights the same way; near 0, their gradients are as unrelated as white
-    noise ("shattered").
+    noise ("shattered"). What is near depends on the architecture, so a network with skips is compared with its
+    plain twin, the same weights with the skips cut, and networks whose law is known with theory. `shattering_reading`
+    says in words what the frame shows.
 
     Args:
         problem: Problem or (model, data); the first batch is used, and needs two examples or more. Of a
             bare pair the targets may be missing if `source` is `output`.
         at: Sites, as in `instruments.sites`; None for every module with parameters of its own.
         source: What is differentiated for each example: `output`, the sum of its outputs
-            (Definition 1), or `loss`, whose factor p - y flips signs between classes.
+            (Definition 1); `logit`, that of its target; `loss`, whose factor p - y flips signs between classes; k, the
+            k-th output; or `f(outputs, targets)` returning one value for each example.
+        twin: Whether to measure the network with its skips cut, too. A fair control at initialisation only: a
+            network trained with its skips is broken without them. Where stored batch-norm statistics are in force, the
+            twin uses those of the batch. A network without skips has no twin and no such rows.
+        theory: Whether to add what is expected at infinite width with random weights of the same variance, for
+            `source="output"` and networks of linear layers, ReLUs, frozen batch normalisation and sums.
+            Meaningful at initialisation. Other networks get no such rows.
 
     Returns:
-        Frame with a row for each site and quantity: `correlation_R`, ratio of sums, with its jackknife 95 %
-        interval over examples; `mean_cosine` over pairs of non-zero gradients. Columns `source`,
-        `batch_norm` (the meaning in force), `quantity`, `unit`, `site` (`input` first; for integers, what the
-        embedding makes of them), `depth` (order of running, input 0), `call`, `value`, `low`, `high`, `n`
-        (examples with a non-zero gradient), `n_zero`, `status`, `reason`. A site whose output has no row for
-        each example (windows, flattened tokens) is `skipped`.
+        Frame with a row for each site and quantity: `correlation_R`, ratio of sums, with its jackknife 95 % interval
+        over examples; `mean_cosine` over pairs of non-zero gradients, likewise; the same of the twin,
+        `twin_correlation_R` and `twin_mean_cosine`; `theory_correlation_R`. Columns `source`, `batch_norm` (the
+        meaning in force), `quantity`, `unit`, `site` (`input` first; for integers, what the embedding makes of them),
+        `depth` (order of running, input 0), `call`, `value`, `low`, `high`, `n` (examples with a non-zero gradient),
+        `n_zero`, `n_pairs` (of non-zero ones), `status`, `reason`. A site whose output has no row for each example
+        (windows, flattened tokens) is `skipped`.
 
     Raises:
         ValueError: Fewer than two examples, an unknown source, or no site.
+
+    Warns:
+        UserWarning: `batch_norm="train"`, where a summed backward pass mixes examples.
 
     Source:
         Balduzzi et al. (2017), The Shattered Gradients Problem, arXiv:1702.08591, Definition 1.
@@ -51,107 +72,56 @@ def gradient_correlation(
     import pandas as pd
 
     problem = as_problem(problem)
-    if source not in SOURCES:
-        raise ValueError(f"source is one of {', '.join(SOURCES)}, got {source!r}.")
+    rows = _measured(problem, at, source)
+    traced = _traced(problem) if twin or theory else None
+    if traced is not None and twin and traced.junctions:
+        rows += _of_twin(problem, traced, at, source)
+    if traced is not None and theory and source == "output":
+        rows += _of_theory(problem, traced, rows)
+    named = source if isinstance(source, str | int) else getattr(source, "__name__", "function")
+    return pd.DataFrame(rows).assign(source=named)[_COLUMNS]
+
+
+def _measured(problem: Problem, at: Any, source: ExampleSource) -> list[dict[str, Any]]:
     label = problem.batch_norm_name
     with problem.prepared():
         examples = examples_in(problem.first_batch()[0])
         if examples < 2:
             raise ValueError(f"gradient_correlation compares examples, and the first batch has {examples}.")
-        heard = _own_gradients(problem, at, source) if label == "own" else _gradients(problem, at, source)
+        heard = example_gradients(problem, at, source, own=label == "own")
+    rows = [row for where, gradient in heard for row in rows_of(where, gradient, examples)]
+    return [{"batch_norm": label} | row for row in rows]
+
+
+def _traced(problem: Problem) -> Trace | None:
+    """The graph of a forward pass; None where it cannot be seen, so that there is nothing to compare with."""
+    try:
+        with problem.prepared():
+            return trace(problem.model, problem.outputs, problem.first_batch()[0])
+    except ValueError:
+        return None
+
+
+def _of_twin(problem: Problem, traced: Trace, at: Any, source: ExampleSource) -> list[dict[str, Any]]:
+    try:
+        with twin_of(problem, traced.junctions) as twin:
+            rows = _measured(twin, at, source)
+    except (ValueError, RuntimeError) as error:
+        place = {"batch_norm": problem.batch_norm_name, "unit": "1", "site": "input", "depth": 0, "call": 0}
+        rows = unread(place, 0, 0, "skipped", f"the skips cannot be cut: {error}")
+    return [row | {"quantity": TWIN + row["quantity"]} for row in rows]
+
+
+def _of_theory(problem: Problem, traced: Trace, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    try:
+        with problem.prepared():
+            # The graph holds parameters that do not need gradients as constants only.
+            expected = expected_correlation(problem, traced)
+    except NoLaw:
+        return []
     rows = []
-    for where, gradient in sorted(heard, key=lambda pair: (pair[0].depth, pair[0].call)):
-        rows += _rows(where._replace(depth=where.depth + 1), gradient, examples)
-    return pd.DataFrame(rows).assign(source=source, batch_norm=label)[_COLUMNS]
-
-
-_INPUT = Heard("input", -1, 0)
-_COLUMNS = [
-    *("source", "batch_norm", "quantity", "unit", "site", "depth", "call"),
-    *("value", "low", "high", "n", "n_zero", "status", "reason"),
-]
-
-
-def _gradients(problem: Problem, at: Any, source: str) -> list[tuple[Heard, Tensor]]:
-    heard: list[tuple[Heard, Tensor]] = []
-    inputs, targets = problem.first_batch()
-    with (
-        torch.enable_grad(),
-        source_of(problem.model, inputs) as (placed, sources),
-        on_gradient(sites(problem.model, at), lambda where, g: heard.append((where, g))),
-    ):
-        total = _values(problem, placed, targets, source).sum()
-        wanted = sources() or list(problem.parameters.values())
-        if not wanted or not total.requires_grad:
-            raise ValueError("The output does not depend on the input in a way autograd can see.")
-        gradient = torch.autograd.grad(total, wanted, allow_unused=True)[0]
-    if sources() and gradient is not None:
-        heard.append((_INPUT, gradient))
-    if not heard:
-        raise ValueError("No site heard a gradient: the output does not depend on any of them.")
-    return heard
-
-
-def _own_gradients(problem: Problem, at: Any, source: str) -> list[tuple[Heard, Tensor]]:
-    """One backward pass for each example: exact where batch statistics are differentiated through."""
-    collected: dict[Heard, list[Tensor]] = {}
-    unlike: dict[Heard, Tensor] = {}
-    inputs, targets = problem.first_batch()
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-        raise ValueError("batch_norm='own' needs inputs that are one floating-point tensor. Use 'frozen'.")
-    example = 0
-
-    def keep(where: Heard, gradient: Tensor) -> None:
-        if len(gradient) == len(inputs):
-            collected.setdefault(where, []).append(gradient[example].clone())
-        else:
-            unlike[where] = gradient
-
-    with (
-        torch.enable_grad(),
-        source_of(problem.model, inputs) as (placed, sources),
-        on_gradient(sites(problem.model, at), keep),
-    ):
-        values = _values(problem, placed, targets, source)
-        for example in range(len(values)):
-            keep(_INPUT, torch.autograd.grad(values[example], sources(), retain_graph=True)[0])
-    return [*((where, torch.stack(rows)) for where, rows in collected.items()), *unlike.items()]
-
-
-def _values(problem: Problem, inputs: Any, targets: Tensor | None, source: str) -> Tensor:
-    if source == "loss":
-        return problem.losses(inputs, targets)
-    output = problem.outputs(inputs)
-    return output.reshape(len(output), -1).sum(dim=1)
-
-
-def _rows(where: Heard, gradient: Tensor, examples: int) -> list[dict[str, Any]]:
-    unlike = gradient.ndim == 0 or len(gradient) != examples
-    gradient = gradient.new_zeros(0, 1) if unlike else gradient.reshape(examples, -1)
-    finite = bool(torch.isfinite(gradient).all())
-    kept = gradient[gradient.abs().amax(dim=1) > 0] if finite else gradient
-    shared = {
-        "unit": "1",
-        "site": where.site,
-        "depth": where.depth,
-        "call": where.call,
-        "n": len(kept),
-        "n_zero": len(gradient) - len(kept),
-        "status": "ok",
-        "reason": "",
-    }
-    if unlike or not finite or len(kept) < 2:
-        reason = (
-            f"{len(kept)} examples have a non-zero gradient" if finite else "a gradient is infinite or NaN"
-        )
-        if unlike:
-            reason = "the first dimension of the output does not count the examples"
-        unread = {"value": math.nan, "low": math.nan, "high": math.nan, "reason": reason}
-        unread["status"] = "skipped" if unlike else "undefined"
-        return [shared | {"quantity": quantity} | unread for quantity in ("correlation_R", "mean_cosine")]
-    value, low, high = correlation_R_interval(gradient)
-    cosine = float(mean_cosine(kept))
-    return [
-        shared | {"quantity": "correlation_R", "value": value, "low": low, "high": high},
-        shared | {"quantity": "mean_cosine", "value": cosine, "low": math.nan, "high": math.nan},
-    ]
+    for row in measured:
+        if row["quantity"] == QUANTITIES[0] and row["site"] in expected:
+            told = {"quantity": THEORY, "value": expected[row["site"]], "low": math.nan, "high": math.nan}
+            rows.append(row | told | {"status": "ok", "reason": LAW})
+    return rows

@@ -62,10 +62,19 @@ def assert_same(kept: pd.DataFrame, computed: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(kept[computed.columns], computed, check_exact=True, check_dtype=False)
 
 
-def test_shattering_is_gradient_correlation(tmp_path):
-    assert_same(run("shattering", tmp_path), gs.gradient_correlation((small(), IMAGES)))
-    by_loss = gs.gradient_correlation((small(), IMAGES), source="loss")
-    assert_same(run("shattering", tmp_path, "--source", "loss"), by_loss)
+def test_shattering_is_gradient_correlation_and_flow(tmp_path, capsys):
+    def computed(source: str, *more: pd.DataFrame) -> pd.DataFrame:
+        pair = small(), IMAGES
+        frames = [gs.gradient_correlation(pair, source=source), gs.gradient_flow(pair, source=source), *more]
+        return pd.concat(frames, ignore_index=True)
+
+    assert_same(run("shattering", tmp_path / "a"), computed("output"))
+    told = capsys.readouterr().out
+    assert "R at the input is" in told and "a layer" in told
+    assert {path.name for path in (tmp_path / "a").glob("*.png")} == {"correlation.png", "flow.png"}
+    agreement = gs.gradient_agreement((small(), IMAGES), source="loss", seed=3)
+    assert_same(run("shattering", tmp_path / "b", "--source", "loss", "--grams"), computed("loss", agreement))
+    assert (tmp_path / "b" / "agreement.png").is_file()
 
 
 def test_paths_is_path_spectrum(tmp_path):
@@ -150,7 +159,8 @@ def test_in_a_plain_network_layers_are_replaced(tmp_path):
 def test_epochs_trains_first(tmp_path):
     model = small()
     gs.fit(model, DATA, epochs=1, seed=3)
-    assert_same(run("shattering", tmp_path, "--epochs", "1"), gs.gradient_correlation((model, IMAGES)))
+    kept = run("shattering", tmp_path, "--epochs", "1")
+    assert_same(kept[kept["study"] == "gradient_correlation"], gs.gradient_correlation((model, IMAGES)))
 
 
 def test_weights_come_from_a_file(tmp_path):
@@ -234,7 +244,7 @@ def test_figures_of_an_earlier_run_go_and_other_files_stay(tmp_path):
             {"metric": ["loss", "kl"], "sets": [1, 2], "subsets": 3, "greedy": 1, "layers": ""},
         ),
         ("lesions", ["--sets", "spread", "--subsets", "1"], {"metric": ["error"], "sets": "spread"}),
-        ("shattering", ["--source", "loss"], {"source": "loss"}),
+        ("shattering", ["--source", "loss"], {"source": "loss", "grams": False}),
         ("paths", ["--draws", "2"], {"draws": 2}),
         ("curvature", ["--k", "1", "--steps", "4"], {"k": 1, "steps": 4}),
     ],

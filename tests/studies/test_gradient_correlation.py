@@ -78,10 +78,10 @@ def test_values_are_those_of_examples_looked_at_alone(name, source):
 
 
 def test_rows_are_tidy():
-    frame = gradient_correlation(problem_of("plain"))
+    frame = gradient_correlation(problem_of("plain"), theory=False)
     assert list(frame.columns) == [
         *("source", "batch_norm", "quantity", "unit", "site", "depth", "call"),
-        *("value", "low", "high", "n", "n_zero", "status", "reason"),
+        *("value", "low", "high", "n", "n_zero", "n_pairs", "status", "reason"),
     ]
     assert list(frame["site"]) == ["input", "input", "0", "0", "2", "2", "4", "4"]
     assert list(frame["depth"]) == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -196,7 +196,7 @@ def test_zero_gradients_are_counted_and_left_out_of_the_cosine():
         slow_cosine(rows[rows.abs().sum(dim=1) > 0]), abs=1e-12
     )
     assert frame.loc[("input", "correlation_R"), "value"] == pytest.approx(slow_R(rows), abs=1e-12)
-    dead = gradient_correlation((model, -x.abs()), at="0")
+    dead = gradient_correlation((model, -x.abs()), at="0", theory=False)
     assert set(dead["status"]) == {"undefined"} and dead["value"].isna().all()
     assert set(dead["reason"]) == {"0 examples have a non-zero gradient"}
 
@@ -216,7 +216,9 @@ def test_infinite_gradients_are_undefined():
     ("arguments", "options", "match"),
     [
         ((mlp(4, 3), torch.ones(1, 4)), {}, "compares examples, and the first batch has 1"),
-        ((mlp(4, 3), torch.ones(5, 4)), {"source": "logit"}, "one of output, loss, got 'logit'"),
+        ((mlp(4, 3), torch.ones(5, 4)), {"source": "logit"}, "wants class numbers .N. as targets, got none"),
+        ((mlp(4, 3), torch.ones(5, 4)), {"source": "margin"}, "one of output, logit, loss, .* got 'margin'"),
+        ((mlp(4, 3), torch.ones(5, 4)), {"source": 3}, "source=3 is no output: they are 0 .. 2"),
         ((mlp(4, 3), torch.ones(5, 4)), {"source": "loss"}, "the data has no targets"),
         ((mlp(4, 3), torch.ones(5, 4)), {"at": "blocks.*"}, "No site of Sequential matches"),
     ],
