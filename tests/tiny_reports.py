@@ -45,7 +45,7 @@ TINY = {
     ),
     "traces": traces.Preset(layers=(2, 24, 50), draws_per_seed=1, patterns=(2, 3), recipes=3),
     "effective_rank": effective_rank.Preset(layers=(8, 14), minibatches=1, shown=8),
-    "looks_linear": looks_linear.Preset(depth=4, layers=(2, 4), epochs=1),
+    "looks_linear": looks_linear.Preset(depth=4, layers=(8, 14), epochs=1),
     "lesions": lesions.Preset(
         layers=20, epochs=3, plain_layers=7, sets=(1, 6), subsets=2, calibration=64, images=64
     ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,6 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from .canvas import RASTERISE_ABOVE, canvas, label_y
 from .frames import drawable, note_left_out, require
+from .panels import by_condition, named, one_seed
 from .scales import plain_number
 from .style import BLUE, house_style
 
@@ -27,9 +27,9 @@ def traces(
     """Small multiples of input gradients along a line of inputs, noise for comparison included.
 
     Args:
-        frame: Columns `family`, `layers` (NaN for a noise), `x`, `value`; one panel per family
-            and depth, in order of appearance. When there are several seeds the first is drawn,
-            for a mean of traces would look like none of them; the title says so.
+        frame: Columns `family`, `layers` (NaN for a noise), `x`, `value`, or a frame of `input_trace` or
+            `depth_traces` as it is; one panel per family and depth, in order of appearance. When there are several
+            seeds the first is drawn, for a mean of traces would look like none of them; the title says so.
         columns: Panels per row.
         x_label: With unit.
         y_label: With unit. Each panel has its own scale, since gradients of deep and shallow
@@ -39,17 +39,12 @@ def traces(
     Source:
         Balduzzi et al. (2017), arXiv:1702.08591, figure 1.
     """
+    frame = named(frame, "input_gradient")
     require(frame, ["family", "layers", "x", "value"], "traces")
-    groups: list[tuple[Any, pd.DataFrame]] = list(
-        frame.groupby(["family", "layers"], sort=False, dropna=False)
-    )
+    panels = [one_seed(title, rows) for title, rows in by_condition(frame)]
     with house_style():
-        figure, axes = canvas(ax, len(groups), columns=columns, height=1.75, share_x=True)
-        for axis, ((family, layers), rows) in zip(axes, groups, strict=True):
-            title = str(family) if pd.isna(layers) else f"{family}, {layers:g} layer{'s' * (layers != 1)}"
-            if "seed" in rows.columns and rows["seed"].nunique() > 1:
-                rows = rows[rows["seed"] == rows["seed"].iloc[0]]
-                title = f"{title} (seed {rows['seed'].iloc[0]})"
+        figure, axes = canvas(ax, len(panels), columns=columns, height=1.75, share_x=True)
+        for axis, (title, rows) in zip(axes, panels, strict=True):
             kept, left_out = drawable(rows, ["x", "value"])
             kept = kept.sort_values("x")
             axis.plot(

@@ -1,6 +1,7 @@
 """What a gradient trace along a line looks like: brown noise, white noise, or something between."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -96,3 +97,93 @@ def distinct_values(trace: Tensor) -> int:
     values = trace.double().sort().values
     span = float(values[-1] - values[0])
     return 1 if span == 0 else int((values.diff() > 1e-9 * span).sum()) + 1
+
+
+def vector_autocorrelation(traces: Tensor, lags: int) -> Tensor:
+    """Autocorrelation of evenly spaced vectors at lags 0..lags, mean vector removed.
+
+    Mean of inner products instead of products: r_k = sum_{i <= M-k} <z_i, z_{i+k}> / sum_i |z_i|^2 with
+    z = g - mean(g), biased as `autocorrelation`, which it is for vectors of one number.
+
+    Args:
+        traces: One vector a point of an even grid, shape [M, D].
+        lags: Largest lag, below M.
+
+    Returns:
+        Shape [lags + 1], dimensionless, in [-1, 1], float64; r_0 = 1. NaN where all vectors are equal.
+
+    Raises:
+        ValueError: Not a matrix, fewer than two vectors, or a lag that the trace is too short for.
+    """
+    if traces.ndim != 2 or len(traces) < 2 or not 0 <= lags < len(traces):
+        raise ValueError(
+            f"vector_autocorrelation at lags 0..{lags} needs vectors [M, D] with M > {max(lags, 1)}, got "
+            f"{list(traces.shape)}. Flatten with .flatten(start_dim=1)."
+        )
+    centred = traces.double() - traces.double().mean(dim=0)
+    # One entry for each pair of points costs less than a pass over all coordinates for each lag.
+    gram = centred @ centred.T
+    sums = torch.stack([gram.diagonal(offset=lag).sum() for lag in range(lags + 1)])
+    constant = bool((traces == traces[0]).all())
+    return torch.full_like(sums, math.nan) if constant else sums / sums[0]
+
+
+class LjungBox(NamedTuple):
+    """The statistic Q and its p-value under white noise."""
+
+    statistic: Tensor
+    p_value: Tensor
+
+
+def ljung_box(trace: Tensor, lags: int) -> LjungBox:
+    """Are the autocorrelations at lags 1..lags together larger than white noise would have them?
+
+    Q = M (M + 2) sum_k r_k^2 / (M - k) has a chi-square distribution with `lags` degrees of freedom if the values
+    are independent, M being large against `lags`. A large p-value means white at this spacing, not at any.
+
+    Args:
+        trace: Values on an even grid, shape [..., M].
+        lags: h, from 1 to M - 1.
+
+    Returns:
+        Q >= 0 and the probability that white noise has a larger one, each of shape [...], dimensionless, float64.
+        NaN for a trace without variance.
+
+    Raises:
+        ValueError: As `autocorrelation`, or no lag.
+
+    Source:
+        Ljung and Box (1978), On a measure of lack of fit in time series models.
+    """
+    if lags < 1:
+        raise ValueError(f"ljung_box sums over lags 1..h and needs h >= 1, got {lags}.")
+    points = trace.shape[-1] if trace.ndim else 0
+    squares = autocorrelation(trace, lags)[..., 1:].square()
+    left = points - torch.arange(1, lags + 1, dtype=squares.dtype, device=squares.device)
+    statistic = points * (points + 2) * (squares / left).sum(dim=-1)
+    half = torch.full_like(statistic, lags / 2)
+    p_value = torch.special.gammaincc(half, statistic.nan_to_num() / 2)
+    return LjungBox(statistic, torch.where(statistic.isnan(), math.nan, p_value))
+
+
+def half_lag(autocorrelation: Tensor) -> float:
+    """The lag, straight between whole ones, at which an autocorrelation first falls to 1/2.
+
+    Below 1, the grid is too coarse to tell: neighbours are nearly unrelated already, and the straight line from
+    r_0 = 1 is a bound, not a measurement.
+
+    Args:
+        autocorrelation: r_0 = 1, r_1, ..., shape [K + 1].
+
+    Returns:
+        In grid steps; NaN if it stays above 1/2 at all lags, or is undefined.
+    """
+    values = autocorrelation.double()
+    below = (values <= 0.5).nonzero()
+    if len(below) == 0 or bool(values.isnan().any()):
+        return math.nan
+    lag = int(below[0])
+    if lag == 0:
+        raise ValueError(f"half_lag starts at lag 0, where an autocorrelation is 1; got {float(values[0])}.")
+    before, after = float(values[lag - 1]), float(values[lag])
+    return lag - 1 + (before - 0.5) / (before - after)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from gradscope.nets.options import choice
 
 NORMALISE = ("none", "mean", "batch")
-ACTIVATION = ("relu", "crelu", "linear")
+ACTIVATION = ("relu", "prelu", "crelu", "linear")
 
 
 class Centre(nn.Module):
@@ -48,4 +48,4 @@ def activation_of(name: str, width: int) -> tuple[nn.Module, int]:
     choice("activation", name, ACTIVATION)
     if name == "crelu":
         return CReLU(), 2 * width
-    return (nn.ReLU() if name == "relu" else nn.Identity()), width
+    return {"relu": nn.ReLU, "prelu": nn.PReLU, "linear": nn.Identity}[name](), width

@@ -28,7 +28,7 @@ def plain_mlp(
         normalise: N. `none`; `mean`, the batch mean subtracted as a constant (`Centre`); or `batch`, batch
             normalisation without scale and shift. With `mean` and `relu` the gradient correlation of two
             inputs is 2^-L.
-        activation: phi. `relu`, `crelu` (relu(x), relu(-x)) or `linear`.
+        activation: phi. `relu`, `prelu` (one slope a layer, 0.25), `crelu` (relu(x), relu(-x)) or `linear`.
         bias: Whether the linear layers have biases; they start at zero.
 
     Returns:

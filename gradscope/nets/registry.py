@@ -10,13 +10,15 @@ from gradscope.nets.linear_shortcut import linear_shortcut
 from gradscope.nets.network import Network
 from gradscope.nets.options import closest
 from gradscope.nets.plain import plain
+from gradscope.nets.plain_conv import plain_conv
 from gradscope.nets.plain_mlp import plain_mlp
 from gradscope.nets.residual_mlp import residual_mlp
 from gradscope.nets.resnet import resnet
 from gradscope.nets.vgg import vgg
 
 FAMILIES: dict[str, Callable[..., Network]] = {
-    family.__name__: family for family in (plain_mlp, residual_mlp, resnet, plain, vgg, linear_shortcut)
+    family.__name__: family
+    for family in (plain_mlp, residual_mlp, resnet, plain, plain_conv, vgg, linear_shortcut)
 }
 
 

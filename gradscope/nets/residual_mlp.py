@@ -37,7 +37,7 @@ def residual_mlp(
         branch_layers: 1 or 2. Theorem 2 (gradient variance 2^L, correlation (3/4)^L with `normalise="mean"`)
             counts one He factor a branch, hence one layer. Two He layers give 3^L and (2/3)^L.
         normalise: N, as in `plain_mlp`: `none`, `mean` or `batch`.
-        activation: phi: `relu`, `crelu` or `linear`.
+        activation: phi: `relu`, `prelu`, `crelu` or `linear`.
         bias: Whether the linear layers have biases; they start at zero.
 
     Returns:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradscope.gradients.example_values import ExampleSource
+from gradscope.instruments.batch_norm import warn_of_mixing
 from gradscope.instruments.junctions import Trace, trace
 from gradscope.problem import Problem, as_problem, examples_in
 from gradscope.studies.shattering.expected import LAW, NoLaw, expected_correlation
@@ -72,6 +73,7 @@ def gradient_correlation(
     import pandas as pd
 
     problem = as_problem(problem)
+    warn_of_mixing(problem)
     rows = _measured(problem, at, source)
     traced = _traced(problem) if twin or theory else None
     if traced is not None and twin and traced.junctions:

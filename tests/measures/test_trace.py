@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from gradscope.measures.trace import autocorrelation, distinct_values, spectral_slope, von_neumann_ratio
+from gradscope.measures.trace import (
+    autocorrelation,
+    distinct_values,
+    half_lag,
+    ljung_box,
+    spectral_slope,
+    vector_autocorrelation,
+    von_neumann_ratio,
+)
 
 
 def noise(draws: int = 1, points: int = 256, seed: int = 0) -> torch.Tensor:
@@ -104,5 +112,81 @@ def test_few_values_are_counted():
     ],
 )
 def test_short_traces_are_refused(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+def slow_ljung_box(values: np.ndarray, lags: int) -> float:
+    total = 0.0
+    for lag in range(1, lags + 1):
+        total += slow_autocorrelation(values, lag) ** 2 / (len(values) - lag)
+    return len(values) * (len(values) + 2) * total
+
+
+def test_ljung_box_is_the_sum_over_lags_with_the_chi_square_tail():
+    from scipy.stats import chi2
+
+    trace = noise(points=40)[0]
+    statistic, p_value = ljung_box(trace, 6)
+    expected = slow_ljung_box(trace.numpy(), 6)
+    assert float(statistic) == pytest.approx(expected, rel=1e-12)
+    assert float(p_value) == pytest.approx(chi2.sf(expected, 6), rel=1e-10)
+
+
+def test_white_noise_is_rejected_as_often_as_the_level_says_and_brown_noise_always():
+    white = ljung_box(noise(2000), 15).p_value
+    assert float((white < 0.05).double().mean()) == pytest.approx(0.05, abs=0.02)
+    assert float(ljung_box(noise(200).cumsum(-1), 15).p_value.max()) < 1e-10
+
+
+def test_ljung_box_of_equal_values_is_undefined():
+    assert all(part.isnan() for part in ljung_box(torch.ones(30), 3))
+    together = ljung_box(torch.stack([torch.ones(30).double(), noise(points=30)[0]]), 3)
+    assert together.p_value.isnan().tolist() == [True, False]
+
+
+def test_autocorrelation_of_vectors_is_the_double_loop_over_inner_products():
+    vectors = noise(17, 4, seed=3).cumsum(0).numpy()
+    z = vectors - vectors.mean(axis=0)
+    expected = []
+    for lag in range(6):
+        products = [sum(z[i][d] * z[i + lag][d] for d in range(4)) for i in range(17 - lag)]
+        expected.append(sum(products) / sum(sum(row**2) for row in z))
+    assert vector_autocorrelation(torch.from_numpy(vectors), 5).tolist() == pytest.approx(expected, abs=1e-13)
+
+
+def test_vectors_of_one_number_have_the_autocorrelation_of_their_trace():
+    trace = noise()[0].cumsum(0)
+    torch.testing.assert_close(vector_autocorrelation(trace[:, None], 15), autocorrelation(trace, 15))
+    tiny = 1e-30 * trace[:, None]
+    torch.testing.assert_close(vector_autocorrelation(tiny, 15), autocorrelation(trace, 15))
+    assert vector_autocorrelation(torch.full((9, 3), 0.1), 2).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 0.9, 0.6, 0.2], 2.25),
+        ([1.0, 0.5, 0.1], 1.0),
+        ([1.0, 0.0], 0.5),
+        ([1.0, 0.9, 0.8], math.nan),
+        ([math.nan, math.nan], math.nan),
+    ],
+)
+def test_half_lag_lies_straight_between_whole_lags(values, expected):
+    assert half_lag(torch.tensor(values)) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: ljung_box(torch.ones(4), 0), "h >= 1, got 0"),
+        (lambda: ljung_box(torch.ones(4), 4), "more than 4 values"),
+        (lambda: vector_autocorrelation(torch.ones(4), 1), r"vectors \[M, D\] with M > 1, got \[4\]"),
+        (lambda: vector_autocorrelation(torch.ones(4, 2), 4), r"M > 4, got \[4, 2\]"),
+        (lambda: half_lag(torch.tensor([0.2, 0.1])), "starts at lag 0"),
+    ],
+)
+def test_what_has_no_answer_is_refused(call, match):
     with pytest.raises(ValueError, match=match):
         call()

@@ -10,6 +10,7 @@ SMALL = {
     "residual_mlp": {"depth": 2, "width": 8, "inputs": 5},
     "resnet": {"depth": 8, "width": 4},
     "plain": {"depth": 8, "width": 4},
+    "plain_conv": {"depth": 5, "width": 4},
     "vgg": {"depth": 5, "width": 4},
     "linear_shortcut": {"layers": 4, "shortcut_length": 2},
 }
@@ -87,6 +88,9 @@ def test_weights_start_after_he(name):
         ("plain_mlp", {"depth": 2, "activation": "rleu"}, "activation is one of .*Did you mean 'relu'"),
         ("residual_mlp", {"depth": 2, "branch_layers": 3}, "branch_layers is one of 1, 2; got"),
         ("vgg", {"depth": 3}, "depth is a whole number of at least 4"),
+        ("plain_conv", {"depth": 2}, "depth is a whole number of at least 3"),
+        ("plain_conv", {"pooled": 0}, "pooled is a whole number of at least 1"),
+        ("plain_conv", {"activation": "prelux"}, "activation is one of .*Did you mean 'prelu'"),
         ("linear_shortcut", {"layers": 5, "shortcut_length": 2}, "do not fill 5 layers. Take layers=4 or 6"),
         ("linear_shortcut", {"layers": 2, "shortcut_length": 3}, "Take layers=3"),
         ("linear_shortcut", {"layers": 2, "shortcut_length": 1, "inner_width": 3}, "Leave inner_width out"),

@@ -38,7 +38,7 @@ def shaken(network):
 
 
 @pytest.mark.parametrize("normalise", ["none", "mean", "batch"])
-@pytest.mark.parametrize("activation", ["relu", "crelu", "linear"])
+@pytest.mark.parametrize("activation", ["relu", "prelu", "crelu", "linear"])
 def test_plain_mlp_is_its_equation(normalise, activation):
     network = shaken(
         nets.build(
@@ -51,12 +51,12 @@ def test_plain_mlp_is_its_equation(normalise, activation):
     for layer in range(3):
         x = x @ w[f"blocks.{layer}.linear.weight"].T + w[f"blocks.{layer}.linear.bias"]
         x = normalised(x, normalise)
-        x = activated(x, activation)
+        x = activated(x, activation, w.get(f"blocks.{layer}.activation.weight"))
     torch.testing.assert_close(network(ROWS), x @ w["head.weight"].T + w["head.bias"])
 
 
 @pytest.mark.parametrize("normalise", ["none", "mean", "batch"])
-@pytest.mark.parametrize("activation", ["relu", "crelu", "linear"])
+@pytest.mark.parametrize("activation", ["relu", "prelu", "crelu", "linear"])
 @pytest.mark.parametrize("branch_layers", [1, 2])
 @pytest.mark.parametrize("width", [6, 9])
 def test_residual_mlp_is_its_equation(normalise, activation, branch_layers, width):
@@ -73,7 +73,8 @@ def test_residual_mlp_is_its_equation(normalise, activation, branch_layers, widt
         if branch_layers == 2:
             name = f"blocks.{block}.branch.linear_in"
             z = z @ w[f"{name}.weight"].T + w[f"{name}.bias"]
-        z = activated(normalised(z, normalise), activation)
+        slope = w.get(f"blocks.{block}.branch.activation.weight")
+        z = activated(normalised(z, normalise), activation, slope)
         name = f"blocks.{block}.branch.linear"
         x = 0.7 * (x + 0.3 * (z @ w[f"{name}.weight"].T + w[f"{name}.bias"]))
     torch.testing.assert_close(network(ROWS), x @ w["head.weight"].T + w["head.bias"])
@@ -85,9 +86,11 @@ def normalised(x, normalise):
     return batch_norm(x) if normalise == "batch" else x
 
 
-def activated(x, activation):
+def activated(x, activation, slope=None):
     if activation == "crelu":
         return torch.cat([x.clamp(min=0), (-x).clamp(min=0)], dim=1)
+    if activation == "prelu":
+        return torch.where(x > 0, x, slope * x)
     return x.clamp(min=0) if activation == "relu" else x
 
 
@@ -159,6 +162,21 @@ def test_vgg_is_its_equation():
     torch.testing.assert_close(network(IMAGES), expected)
 
 
+@pytest.mark.parametrize("pooled", [1, 2])
+@pytest.mark.parametrize("activation", ["relu", "prelu", "crelu", "linear"])
+def test_plain_conv_is_its_equation(activation, pooled):
+    network = nets.build(
+        "plain_conv", depth=5, width=4, classes=3, activation=activation, pooled=pooled, bias=True, seed=0
+    )
+    w = weights(shaken(network))
+    x = IMAGES
+    for unit in ("stem", "blocks.0", "blocks.1", "blocks.2"):
+        x = convolved(x, w[f"{unit}.conv.weight"]) + w[f"{unit}.conv.bias"][:, None, None]
+        x = activated(x, activation, w.get(f"{unit}.activation.weight"))
+    x = x.reshape(5, -1, pooled, 8 // pooled, pooled, 8 // pooled).mean((3, 5)).flatten(1)
+    torch.testing.assert_close(network(IMAGES), x @ w["head.linear.weight"].T + w["head.linear.bias"])
+
+
 @pytest.mark.parametrize(
     ("layers", "n", "inner"), [(4, 0, None), (4, 1, None), (6, 2, 5), (6, 3, 4), (4, 4, None)]
 )
@@ -200,7 +218,7 @@ def test_parameter_count_of_the_original_resnet(depth, known):
 
 
 @pytest.mark.parametrize("side", [4, 5, 8, 32])
-@pytest.mark.parametrize("name", ["resnet", "plain", "vgg"])
+@pytest.mark.parametrize("name", ["resnet", "plain", "plain_conv", "vgg"])
 def test_convolutional_networks_take_any_side_from_four(name, side):
     network = nets.build(name, depth=8, channels=1, classes=3, width=2, seed=0)
     assert network(torch.randn(2, 1, side, side)).shape == (2, 3)

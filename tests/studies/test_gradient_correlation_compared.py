@@ -223,7 +223,8 @@ def test_the_reading_warns_of_the_loss_and_of_mixed_examples():
     model, data = stranger(skip=False), (gaussian(8, 6), torch.tensor([0, 1] * 4))
     assert "factor p - y" in gs.shattering_reading(gs.gradient_correlation((model, data), source="loss"))
     mixed = gs.Problem(model, data, batch_norm="train")
-    assert "a row mixes examples" in gs.shattering_reading(gs.gradient_correlation(mixed))
+    with pytest.warns(UserWarning, match="mixes its examples"):
+        assert "a row mixes examples" in gs.shattering_reading(gs.gradient_correlation(mixed))
 
 
 def test_a_frame_of_something_else_is_refused():
