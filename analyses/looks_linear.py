@@ -40,7 +40,7 @@ One small data set and few epochs say whether a network starts to learn at all, 
 Learning rates are searched: for every family and depth the one of five with the lowest training loss over two pilot
 seeds (100 and 101) that no claim uses by default. The readout sees 4 x 4 places of the image. With a global average
 it would see each channel's mean only, and since a looks-linear network begins as one linear map of every pixel for
-itself, the digits then look alike to it at first: those rows are shown beside the others, and trained worse in the pilot.
+itself, the digits then look alike to it at first: those rows stand beside the others, and trained worse in the pilot.
 """
 
 

@@ -14,7 +14,7 @@ from gradscope.studies.settings import Settings
 from gradscope.studies.specimens import untrained
 
 COUNTED = (
-    *("lesions", "reordering", "refinement", "paths"),
+    *("looks_linear", "lesions", "reordering", "refinement", "paths"),
     *("effective_paths", "ensemble_depth", "conditioning"),
 )
 
@@ -64,12 +64,14 @@ def estimated_minutes(settings: Settings, sizes: dict[str, Any], data: DataSet) 
         sizes: The presets of the analyses `COUNTED`.
         data: What is trained on.
     """
-    lesions, orders, steps, paths, effective, along, curvature = (sizes[name] for name in COUNTED)
+    linear, lesions, orders, steps, paths, effective, along, curvature = (sizes[name] for name in COUNTED)
     image = _seconds_a_step(lesions.layers, data) / STEP
     # A plain and a residual network, two smaller ones that come to about half of one, and those of other depths.
     shallower = sum(2 * blocks + 2 for blocks in steps.blocks if 2 * blocks + 2 != lesions.layers)
+    # Six kinds of networks without strides, of half the channels, in batches of half the size.
+    several = 6 * sum(linear.layers) * linear.epochs
     # Two more ways to train; one and two branches a block at two depths; one network watched along training.
-    several = 3 * (effective.shallow + effective.deep) * effective.multi_epochs + along.layers * along.epochs
+    several += 3 * (effective.shallow + effective.deep) * effective.multi_epochs + along.layers * along.epochs
     training = (4.5 + shallower / lesions.layers) * image * len(data.train[0]) * lesions.epochs
     training += several / lesions.layers * image * len(data.train[0])
     blocks = (lesions.layers - 2) // 2

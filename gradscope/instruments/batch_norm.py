@@ -1,5 +1,6 @@
 """What batch normalisation does while a network is measured: one option with one meaning everywhere."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,18 +52,79 @@ def described(model: nn.Module, mode: str) -> str:
     return "+".join(names) if names else "none"
 
 
+def warn_of_mixing(problem: Any) -> None:
+    """Warn, by a UserWarning, where one backward pass over a batch mixes the gradients of its examples.
+
+    Differentiated through, the statistics of a batch make every example's output depend on all inputs, so that rows
+    of a summed backward are sums of d f_j / d x_i over j: not the gradients of examples. Where inputs reach the output
+    only through a linear map followed by batch normalisation, their mean correlation is then exactly -1/(B-1), at
+    every depth. To be called by whatever reads such rows as examples' gradients, before it does.
+
+    Args:
+        problem: Anything with a `model` and a `batch_norm` mode.
+
+    Source:
+        The law is derived; see `tests/instruments/test_batch_norm_laws.py`.
+    """
+    mode = problem.batch_norm
+    mixing = mode != "own" and "train" in resolved(problem.model, mode).values()
+    if mixing:
+        warnings.warn(
+            "batch_norm='train' differentiates through the batch's statistics, so one backward pass over the batch "
+            "mixes its examples, and what is reported as an example's gradient is a sum over all of them. Use "
+            "batch_norm='frozen', or 'own' for exact gradients at one backward pass for each example.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+class Statistics:
+    """Frozen statistics of one forward pass, to be those of others: parts of its batch, for example.
+
+    The pass that runs first records the mean and variance of every frozen call, in the order of calls; after
+    `again()` the next pass is given them back.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._next: int | None = None
+
+    def again(self) -> None:
+        """Give back from the first call on, from now on."""
+        self._next = 0
+
+    def of(self, input: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
+        """Mean and variance of a call.
+
+        Raises:
+            ValueError: More calls than were recorded.
+        """
+        if self._next is None:
+            self._kept.append(_mean_and_variance(input, axes))
+            return self._kept[-1]
+        if self._next == len(self._kept):
+            raise ValueError(
+                f"Batch normalisation ran {len(self._kept)} times on the whole batch and more often on a part of it. "
+                "Use batch_norm='running' for a network whose depth depends on its input."
+            )
+        self._next += 1
+        return self._kept[self._next - 1]
+
+
 @contextmanager
-def batch_norm(model: nn.Module, mode: str = "auto") -> Iterator[None]:
+def batch_norm(model: nn.Module, mode: str = "auto", statistics: Statistics | None = None) -> Iterator[None]:
     """Run `model` with one meaning of batch normalisation; buffers are never updated.
 
     Args:
         model: Network; its batch-normalisation modules may be functional calls inside submodules.
         mode: `frozen`: statistics of the batch at hand, treated as constants by the gradient.
-            `running`: the stored statistics.
+            `running`: the stored statistics. Fresh ones are made by `instruments.recalibrate`: inside of
+            `recalibrated(model, [inputs])` they are those of `inputs`, up to B/(B-1) in the variance.
             `train`: statistics of the batch, differentiated through; a summed backward then mixes
             examples (the off-diagonal correlation of plain networks is exactly -1/(B-1)).
             `own`: as `train`; the caller runs one backward pass for each example.
             `auto`: see `resolved`.
+        statistics: Where frozen statistics are kept from one pass to others; None: each batch has its own.
 
     Raises:
         ValueError: As `resolved`.
@@ -77,7 +139,7 @@ def batch_norm(model: nn.Module, mode: str = "auto") -> Iterator[None]:
         # Eval mode keeps num_batches_tracked still; what is computed is decided below.
         layer.training = False
     try:
-        with _BatchNormMode(by_statistics, default):
+        with _BatchNormMode(by_statistics, default, statistics):
             yield
     finally:
         for layer, training in modes:
@@ -87,8 +149,9 @@ def batch_norm(model: nn.Module, mode: str = "auto") -> Iterator[None]:
 class _BatchNormMode(TorchFunctionMode):
     """Answers every call of `torch.nn.functional.batch_norm` with the meaning asked for."""
 
-    def __init__(self, by_statistics: dict[int, str], default: str) -> None:
+    def __init__(self, by_statistics: dict[int, str], default: str, statistics: Statistics | None) -> None:
         super().__init__()
+        self.statistics = statistics
         self.by_statistics = by_statistics
         self.default = default
 
@@ -116,5 +179,11 @@ class _BatchNormMode(TorchFunctionMode):
         if how == "train":
             return functional.batch_norm(input, None, None, weight, bias, True, momentum, eps)
         axes = [0, *range(2, input.ndim)]
-        variance, mean = torch.var_mean(input.detach(), dim=axes, correction=0)
+        kept = self.statistics
+        mean, variance = _mean_and_variance(input, axes) if kept is None else kept.of(input, axes)
         return functional.batch_norm(input, mean, variance, weight, bias, False, momentum, eps)
+
+
+def _mean_and_variance(input: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
+    variance, mean = torch.var_mean(input.detach(), dim=axes, correction=0)
+    return mean, variance

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gradscope.instruments.batch_norm import batch_norm_layers
+from gradscope.instruments.quiet import random_state_kept
 
 
 @contextmanager
@@ -19,6 +20,10 @@ def recalibrated(
     A lesion leaves the statistics of the intact network behind; most of what is called ensemble-like
     degradation in networks with batch normalisation is that mismatch, not missing paths. One pass
     without gradients for each batch, no labels; statistics, counters and modes are put back on leaving.
+
+    It is also the way to calibrate a fresh network, whose stored statistics (mean 0, variance 1) normalise nothing:
+    inside the block they are those of one batch up to B/(B-1) in the variance, and `batch_norm="running"` or eval mode
+    gives what `frozen` gives on that batch.
 
     Args:
         model: Network in the state to calibrate, for example inside `lesion`. Without batch-norm
@@ -40,7 +45,8 @@ def recalibrated(
             # Without momentum, torch averages the batches with equal weight.
             layer.momentum = None
             layer.train()
-        with torch.no_grad():
+        # Dropout of a model in train mode draws, which must not show outside.
+        with torch.no_grad(), random_state_kept():
             for inputs in batches:
                 (model if forward is None else forward)(inputs)
         for layer in layers:

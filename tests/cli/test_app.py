@@ -11,6 +11,7 @@ from analyses import (
     effective_paths,
     ensemble_depth,
     lesions,
+    looks_linear,
     paths,
     refinement,
     reordering,
@@ -75,6 +76,7 @@ def test_the_estimate_grows_with_the_work(monkeypatch):
     monkeypatch.setattr("gradscope.cli.cost._seconds_a_step", lambda layers, data: 0.64)
     few, settings = few_digits(), Settings(seeds=(0, 1), workers=1)
     sizes = {
+        "looks_linear": looks_linear.Preset(layers=(8,), epochs=1),
         "lesions": lesions.Preset(layers=8, epochs=2, sets=(1,), subsets=1, calibration=64, images=64),
         "reordering": reordering.Preset(layers=8, swaps=(1,), draws=1, calibration=64, images=64),
         "refinement": refinement.Preset(layers=8, blocks=(3,), images=32),
@@ -90,6 +92,8 @@ def test_the_estimate_grows_with_the_work(monkeypatch):
 
     # 0.01 s an image: two epochs more of 4.5 networks, for two seeds.
     assert more("lesions", epochs=4) == pytest.approx(2 * 4.5 * 0.01 * len(few.train[0]) * 2)
+    # One epoch more of six kinds of networks.
+    assert more("looks_linear", epochs=2) == pytest.approx(6 * 0.01 * len(few.train[0]) * 2)
     # One epoch more of one and of two branches a block, at two depths: three networks' price each.
     assert more("effective_paths", multi_epochs=2) == pytest.approx(6 * 0.01 * len(few.train[0]) * 2)
     # Two draws more of all lengths, half a pass a block, of two networks; a backward is two forwards.

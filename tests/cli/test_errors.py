@@ -107,7 +107,7 @@ WRONG = {
         on(SMALL, "--metric", "accuracy", verb="lesions"),
         "error, loss, margin, kl.*'accuracy'",
     ),
-    "unknown source": (on(SMALL, "--source", "weights"), "source is one of output, loss, got 'weights'"),
+    "unknown source": (on(SMALL, "--source", "weights"), "source is one of output, logit, loss, .* got 'weights'"),
     "no example": (
         on(SMALL, "--examples", "0"),
         "Invalid value for '--examples'.*greater than or equal to 2",
@@ -173,7 +173,7 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
     def defect(*_: object, **__: object) -> None:
         raise KeyError("ours")
 
-    monkeypatch.setattr("gradscope.cli.measure.gradient_correlation", defect)
+    monkeypatch.setattr("gradscope.cli.shattering.gradient_correlation", defect)
     with pytest.raises(KeyError, match="ours"):
         main(on(SMALL))
 
@@ -182,7 +182,7 @@ def test_an_interruption_is_130(monkeypatch, capsys):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gradscope.cli.measure.gradient_correlation", interrupted)
+    monkeypatch.setattr("gradscope.cli.shattering.gradient_correlation", interrupted)
     before = files()
     assert main(on(SMALL)) == 130 and files() == before
     assert capsys.readouterr().err == "interrupted: nothing was written.\n"

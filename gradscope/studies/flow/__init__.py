@@ -1,0 +1,1 @@
+"""What the study of gradient flow is made of: its passes, the fitted growth rate, its rows."""
