@@ -150,9 +150,9 @@ def claims(tables: dict[str, pd.DataFrame]) -> dict[tuple[str, str], pd.Series]:
     beta_1, beta_01 = "residual, batch norm, beta 1", "residual, batch norm, beta 0.1"
     plain_change = per_seed(changed, family="plain, centred", depth=changed_deep)
     every, ends = tables["summed_through_batch_norm"].groupby("seed")["value"], tables["wide_correlation"]
-    decay = np.log(per_seed(ends, depth=WIDE[1]) / per_seed(ends, depth=WIDE[0])) / math.log(
-        WIDE[1] / WIDE[0]
-    )
+    ratio = per_seed(ends, depth=WIDE[1]) / per_seed(ends, depth=WIDE[0])
+    # Scatter can leave a correlation below zero, which has no logarithm.
+    decay = pd.Series({seed: math.log(r) if r > 0 else math.nan for seed, r in ratio.items()})
     normalised = where(units, family="plain, batch norm", depth=deep, layer=list(range(1, 25)))
     exploding = where(tables["batch_norm_variance"], quantity="gradient_variance")
     final = per_seed(variance, family=beta_1, depth=deep)
@@ -161,7 +161,7 @@ def claims(tables: dict[str, pd.DataFrame]) -> dict[tuple[str, str], pd.Series]:
         ("S1", "co-activation"): per_seed(units, family="plain, centred", depth=4),
         ("S2", "as published"): per_seed(r, family="plain", depth=4),
         ("S2", "exact theory"): per_seed(r, family="plain", depth=4),
-        ("S2", "power law, measured"): decay,
+        ("S2", "power law, measured"): decay / math.log(WIDE[1] / WIDE[0]),
         ("S2", "exponent"): pd.Series({0: exponent()}),
         ("S3", ""): per_seed(r, family="residual, centred", depth=4),
         ("S4", "as published, beta = 1"): per_seed(r, family=beta_1, depth=deep),

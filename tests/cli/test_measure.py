@@ -166,6 +166,7 @@ def test_epochs_trains_first(tmp_path):
 def test_weights_come_from_a_file(tmp_path):
     save_file(small(seed=7).state_dict(), tmp_path / "weights.safetensors")
     kept = run("shattering", tmp_path / "out", "--weights", str(tmp_path / "weights.safetensors"))
+    kept = kept[kept["study"] == "gradient_correlation"]
     assert kept["value"].tolist() != gs.gradient_correlation((small(), IMAGES))["value"].tolist()
     assert_same(kept, gs.gradient_correlation((small(seed=7).eval(), IMAGES)))
 
@@ -176,7 +177,7 @@ def test_a_network_of_ones_own(tmp_path, factory, verb, capsys):
     first = run(verb, tmp_path / "one", *options, model=factory)
     told = capsys.readouterr()
     assert "importing my_networks and calling residual()" in told.err
-    heading = {"paths": "signed_share"}.get(verb, "value")
+    heading = {"paths": "signed_share", "shattering": "correlation_R"}.get(verb, "value")
     assert told.out.splitlines()[-1] == str(tmp_path / "one") and heading in told.out
     # Its weights are drawn with every call: the seed fixes them, and leaves torch's generator alone.
     torch.manual_seed(5)

@@ -4,7 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.figures.flow_frames import EXAMPLES as FLOW_EXAMPLES
+from tests.figures.gram_frames import EXAMPLES as GRAM_EXAMPLES
 from tests.figures.path_frames import EXAMPLES as PATH_EXAMPLES
+from tests.figures.trace_frames import EXAMPLES as TRACE_EXAMPLES
 
 
 def correlation_frame(seeds: int = 5) -> pd.DataFrame:
@@ -266,6 +269,22 @@ def density_frame() -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def initialisation_frame() -> pd.DataFrame:
+    """Five schemes with intervals over draws, one that did not fit the network, and a second quantity."""
+    rows = [
+        ("as given", "correlation_R", "input", 0.05, 0.02, 0.08, "ok"),
+        ("he", "correlation_R", "input", 0.04, 0.01, 0.07, "ok"),
+        ("orthogonal", "correlation_R", "input", 0.09, 0.06, 0.12, "ok"),
+        ("zero_gamma", "correlation_R", "input", 0.4, 0.3, 0.5, "ok"),
+        ("looks_linear", "correlation_R", "input", 1.0, 1.0, 1.0, "ok"),
+        ("he", "correlation_R", "conv1", 0.5, 0.4, 0.6, "ok"),
+        ("he", "gradient_growth_rate", "all layers", -0.1, -0.2, 0.0, "ok"),
+        ("fixup", "correlation_R", "input", np.nan, np.nan, np.nan, "skipped"),
+    ]
+    columns = ["scheme", "quantity", "site", "value", "low", "high", "status"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 # name of the figure -> frame and options
 def branch_norm_frame() -> pd.DataFrame:
     """Norms that fall as 1 / sqrt(blocks), over five seeds."""
@@ -279,6 +298,7 @@ def branch_norm_frame() -> pd.DataFrame:
 
 
 EXAMPLES = {
+    "initialisations": lambda: (initialisation_frame(), {}),
     "branch_norms": lambda: (branch_norm_frame(), {}),
     "correlation_against_depth": lambda: (correlation_frame(), {"theory": correlation_theory()}),
     "traces": lambda: (trace_frame(), {}),
@@ -293,6 +313,9 @@ EXAMPLES = {
     "eigenvalue_stems": lambda: (stem_frame(), {}),
     "spectral_density": lambda: (density_frame(), {}),
     **PATH_EXAMPLES,
+    **FLOW_EXAMPLES,
+    **GRAM_EXAMPLES,
+    **TRACE_EXAMPLES,
 }
 
 

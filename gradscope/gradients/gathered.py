@@ -1,0 +1,26 @@
+"""A problem whose examples are one batch, read once, so that several passes see the same ones in the same order."""
+
+import copy
+
+from gradscope.gradients.grams.examples import joined
+from gradscope.instruments.quiet import random_state_kept
+from gradscope.problem import Problem
+
+
+def gathered(problem: Problem) -> tuple[Problem, int | None]:
+    """The same problem on one batch of all examples, and the block size of `layer_grams` that keeps its memory.
+
+    A loader that shuffles hands out another order each time it is read, so that labels or a second Gram would belong to
+    other examples. The network, its loss and the meaning of batch normalisation are those of `problem`.
+
+    Returns:
+        The problem, and the size of its largest batch, None where it had one batch only.
+
+    Raises:
+        ValueError: Batches that cannot be put behind each other.
+    """
+    with random_state_kept():
+        batch, sizes = joined(problem)
+    whole = copy.copy(problem)
+    whole.data = [batch]
+    return whole, max(sizes) if len(sizes) > 1 else None
