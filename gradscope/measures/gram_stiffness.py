@@ -34,7 +34,7 @@ def signs(gram: Tensor) -> Tensor:
         ValueError: Not a Gram matrix.
 
     Source:
-        Fort et al. (2019), Stiffness, arXiv:1901.09491, section 2.1.
+        Fort et al. (2019), Stiffness, arXiv:1901.09491.
     """
     matrix = cosines(gram)
     # The sign of NaN would be 0.
@@ -55,7 +55,7 @@ def sign_stiffness(gram: Tensor) -> Tensor:
         ValueError: Not a Gram matrix.
 
     Source:
-        Fort et al. (2019), arXiv:1901.09491, section 2.1.
+        Fort et al. (2019), arXiv:1901.09491.
     """
     return pair_mean(signs(gram))
 
@@ -73,7 +73,7 @@ def cosine_stiffness(gram: Tensor) -> Tensor:
         ValueError: Not a Gram matrix.
 
     Source:
-        Fort et al. (2019), arXiv:1901.09491, section 2.1.
+        Fort et al. (2019), arXiv:1901.09491.
     """
     return pair_mean(cosines(gram))
 
@@ -93,7 +93,7 @@ def class_stiffness(matrix: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: Labels that are not [B].
 
     Source:
-        Fort et al. (2019), arXiv:1901.09491, section 2.3.
+        Fort et al. (2019), arXiv:1901.09491.
     """
     if labels.ndim != 1 or len(labels) != len(matrix):
         raise ValueError(
@@ -120,7 +120,7 @@ def cosine_distances(inputs: Tensor) -> Tensor:
         ValueError: No floating-point rows.
 
     Source:
-        Fort et al. (2019), arXiv:1901.09491, section 4.3, for inputs on the unit sphere.
+        Fort et al. (2019), arXiv:1901.09491, for inputs on the unit sphere.
     """
     if inputs.ndim < 2 or not inputs.is_floating_point():
         raise ValueError(
@@ -144,7 +144,7 @@ def stiffness_by_distance(matrix: Tensor, distances: Tensor, bins: int = 8) -> S
         ValueError: Shapes that differ, or no bins.
 
     Source:
-        Fort et al. (2019), arXiv:1901.09491, section 4.3.
+        Fort et al. (2019), arXiv:1901.09491.
     """
     if matrix.shape != distances.shape or bins < 1:
         raise ValueError(
@@ -176,7 +176,7 @@ def dynamical_critical_length(distance: Tensor, stiffness: Tensor) -> Tensor:
         ValueError: No two vectors of one length.
 
     Source:
-        Fort et al. (2019), arXiv:1901.09491, section 4.3.
+        Fort et al. (2019), arXiv:1901.09491.
     """
     if distance.ndim != 1 or distance.shape != stiffness.shape:
         raise ValueError(
