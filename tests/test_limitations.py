@@ -8,7 +8,7 @@ from documents import ROOT
 
 pytest.register_assert_rewrite("limits")
 
-from limits import curvature, junctions, machines, measured, paths, seen  # noqa: E402, F401
+from limits import curvature, junctions, machines, measured, paths, seen, single  # noqa: E402, F401
 from limits.register import CHECKS  # noqa: E402
 
 UNTRIED = ["GPUs, `torchrun`, Windows"]

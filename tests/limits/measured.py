@@ -199,6 +199,7 @@ def _():
         nn.Flatten(0, 1), nn.Linear(4, 2), nn.Unflatten(0, (6, 3)), nn.Flatten(), nn.Linear(6, 3)
     )
     frame = gs.gradient_correlation((model, (torch.randn(6, 3, 4), Y)))
+    frame = frame[~frame["quantity"].str.startswith("theory")]
     assert set(frame.query("site == '1'")["status"]) == {"skipped"}
     assert set(frame.query("site == '4'")["status"]) == {"ok"}
 

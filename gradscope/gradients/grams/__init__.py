@@ -1,0 +1,1 @@
+"""B x B Gram matrices of per-example gradients, layer by layer, from one backward pass."""
