@@ -45,10 +45,12 @@ def test_ten_lines_probe_a_torchvision_model(tmp_path, monkeypatch, capsys):
     provide_torchvision(monkeypatch)
     monkeypatch.chdir(tmp_path)
     (block,) = [block for block in PYTHON if "torchvision" in block.text]
+    (further,) = [block for block in PYTHON if "gs.shattering_reading" in block.text]
     told: dict = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         execute(README, block, told)
+        execute(README, further, told)
     assert [junction.kind for junction in told["found"]].count("identity") == 5
     assert [junction.kind for junction in told["found"]].count("projection") == 3
     assert told["found"][3].name == "layer2.1:0"
@@ -58,7 +60,11 @@ def test_ten_lines_probe_a_torchvision_model(tmp_path, monkeypatch, capsys):
     with torch.no_grad():
         assert not torch.allclose(told["lesioned"], told["model"](told["images"]))
     assert (tmp_path / "paths.svg").read_text(encoding="utf-8").startswith("<?xml")
-    assert "layer4.1:0" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "layer4.1:0" in printed and "R at the input is" in printed
+    assert {gram.parameter.shape for gram in told["grams"].values()} == {(8, 8)}
+    assert set(told["agreement"]["site"]) == {*told["grams"], "all parameters"}
+    assert "update_to_weight_ratio" in set(told["flow"]["quantity"])
     lines = [line for line in block.text.splitlines() if line and "import" not in line]
     assert len(lines) <= 11
 
@@ -81,7 +87,7 @@ def test_a_probe_is_one_file_and_one_test(tmp_path):
 
 def test_every_python_block_is_run_somewhere():
     files = ["mymodels.py", "gradscope/probes/zero_share.py", "tests/probes/test_zero_share.py"]
-    assert len(PYTHON) == 1 + len([block_of(file) for file in files])
+    assert len(PYTHON) == 2 + len([block_of(file) for file in files])
 
 
 @pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("gradscope ")])
@@ -170,6 +176,24 @@ def studied() -> dict[str, Callable[[gs.Problem], Any]]:
         "block_participation": gs.block_participation,
         "graded_path_spectrum": lambda problem: gs.graded_path_spectrum(problem, by="kind"),
         "path_counts": gs.path_counts,
+        "gradient_correlation": gs.gradient_correlation,
+        "gradient_flow": lambda problem: gs.gradient_flow(problem, learning_rate=0.1),
+        "jacobian_spectrum": gs.jacobian_spectrum,
+        "gradient_predictiveness": gs.gradient_predictiveness,
+        "gradient_agreement": lambda problem: gs.gradient_agreement(
+            problem, by=["class", "distance"], bins=2
+        ),
+        "gradient_signal_to_noise": gs.gradient_signal_to_noise,
+        "tangent_kernel_spectrum": gs.tangent_kernel_spectrum,
+        "input_trace": lambda problem: gs.input_trace(
+            problem, between=(0, 1), points=32, refine=True, max_points=64
+        ),
+        "depth_traces": lambda _: gs.depth_traces(
+            "plain_mlp", [2], seeds=[0], width=4, points=32, traces=True
+        ),
+        "initialisation_study": lambda problem: gs.initialisation_study(
+            problem.model, problem.data, ["he"], draws=1
+        ),
         "PathObserver": observed,
     }
 

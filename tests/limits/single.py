@@ -95,7 +95,9 @@ def _():
         broken = (model(inputs).argmax(dim=1) == classes).double().mean()
     assert broken < whole - 0.2
     frame = gs.gradient_correlation((model, inputs))
-    assert "twin_correlation_R" in set(frame["quantity"]) and "With the skips cut" in gs.shattering_reading(frame)
+    assert "twin_correlation_R" in set(frame["quantity"]) and "With the skips cut" in gs.shattering_reading(
+        frame
+    )
     assert "twin_correlation_R" not in set(gs.gradient_correlation((model, inputs), twin=False)["quantity"])
 
 
@@ -170,10 +172,14 @@ def _():
     frame = gs.input_trace((net(), x()), between=(0, 1), along="circle", points=16)
     assert set(frame[frame["quantity"] == "reference"]["read"]) == {"along the path"}
     values = torch.tensor(
-        frame[(frame["quantity"] == "input_gradient") & (frame["read"] == "along the path")]["value"].to_numpy()
+        frame[(frame["quantity"] == "input_gradient") & (frame["read"] == "along the path")][
+            "value"
+        ].to_numpy()
     )
     centred = values - values.mean()
-    told = frame[(frame["quantity"] == "autocorrelation") & (frame["read"] == "along the path")].set_index("lag")
+    told = frame[(frame["quantity"] == "autocorrelation") & (frame["read"] == "along the path")].set_index(
+        "lag"
+    )
     open_ended = (centred[:-1] * centred[1:]).sum() / centred.square().sum()
     assert told["value"][1] == pytest.approx(float(open_ended))
 
