@@ -193,8 +193,9 @@ def pictures(
         Picture(
             "recipes",
             gs.figures.autocorrelation(of_recipes),
-            f"Autocorrelation in plain networks of {size.recipes} layers by how they are initialised. Only centring "
-            "whitens; the recipe of the notebook that could not reproduce the paper is the first.",
+            f"Autocorrelation in plain networks of {size.recipes} layers by how they are initialised: variances of weights "
+            "(He's is 2/N) and of biases. Only centring whitens; the first recipe is that of the notebook that could not "
+            "reproduce the paper.",
             "Autocorrelation against lag for four recipes: three stay high through fifteen lags, the centred one is "
             "at zero from the first.",
         ),

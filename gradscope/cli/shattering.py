@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 DRAWN = {"correlation_R": "as given", f"{TWIN}correlation_R": "skips cut", THEORY: "theory"}
 
 
+SOURCES = ("output", "logit", "loss")
+
+
 def shattering(asked: Asked, source: str, grams: bool) -> None:
     """Gradient correlation with twin and theory, gradient flow, and what the layers' Gram matrices say if asked for."""
     import pandas as pd
 
+    if source not in SOURCES:
+        raise ValueError(f"--source is one of {', '.join(SOURCES)}, got {source!r}.")
     model, data = prepared(asked, labels=source != "output" or grams)
     problem = Problem(model, asked.some(data.test))
     correlation = gradient_correlation(problem, source=source)
@@ -40,6 +45,10 @@ def shattering(asked: Asked, source: str, grams: bool) -> None:
     frame = frame[["study", *(name for name in frame.columns if name != "study")]]
     print(shattering_reading(correlation))
     print(flow_reading(flow))
+    if grams and source != "loss":
+        print(
+            f"The noise scale and its like are of the {source}'s gradients: --source loss asks about training."
+        )
     kept(asked, frame, data, {"source": source, "grams": grams}, _by_site(correlation), **pictures)
 
 

@@ -90,11 +90,11 @@ def _of_layers(given: list[dict[Any, Any]]) -> list[str]:
         return []
     drops = [above - below for below, above in pairwise(values)]
     place = drops.index(max(drops))
-    if drops[place] <= AGREES:
-        return [f"Over the layers it changes little ({min(values):.3g} to {max(values):.3g})."]
+    if values[-1] - values[0] <= AGREES:
+        return [f"Over the layers it lies between {min(values):.3g} and {max(values):.3g}."]
     return [
-        f"On the way back from {sites[-1]} ({values[-1]:.3g}), most of it is lost between {sites[place + 1]} and "
-        f"{sites[place]} ({drops[place]:.2g})."
+        f"On the way back it falls from {values[-1]:.3g} at {sites[-1]}; the largest single fall is from "
+        f"{values[place + 1]:.3g} at {sites[place + 1]} to {values[place]:.3g} at {sites[place]}."
     ]
 
 
@@ -103,7 +103,9 @@ def _of_twin(given: dict[Any, Any], twin: dict[Any, Any]) -> str:
         return f"With the skips cut it is {twin['status']}: {twin['reason']}."
     told = f"With the skips cut it would be {twin['value']:.3g} [{twin['low']:.3g}, {twin['high']:.3g}]: "
     if given["low"] > twin["high"]:
-        return told + "the skips keep up what agreement there is (a fair control for untrained networks only)."
+        return (
+            told + "the skips keep up what agreement there is (a fair control for untrained networks only)."
+        )
     if given["high"] < twin["low"]:
         return (
             told

@@ -33,18 +33,18 @@ TRACED: dict[str, dict[str, Any]] = {
     "residual, beta 0.1": {"name": "residual_mlp", "normalise": "batch", "beta": 0.1, "branch_layers": 2},
 }
 RECIPES: dict[str, dict[str, Any]] = {
-    "no centring, weights and biases of variance 1/N": {
+    "1/N weights, 1/N biases": {
         "normalise": "none",
         "weights": 1.0,
         "biases": 1.0 / WIDTH,
     },
-    "no centring, He weights, biases of variance 1/N": {
+    "He weights, 1/N biases": {
         "normalise": "none",
         "weights": 2.0,
         "biases": 1.0 / WIDTH,
     },
-    "no centring, He weights, biases of variance 1": {"normalise": "none", "weights": 2.0, "biases": 1.0},
-    "centring, He weights, no biases": {"normalise": "mean", "weights": 2.0, "biases": 0.0},
+    "He weights, biases of 1": {"normalise": "none", "weights": 2.0, "biases": 1.0},
+    "He weights, centred": {"normalise": "mean", "weights": 2.0, "biases": 0.0},
 }
 PATTERNS: dict[str, dict[str, Any]] = {
     "plain, biases": {"name": "plain_mlp", "normalise": "none", "bias": True},
