@@ -90,11 +90,18 @@ class Problem:
         halved = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters())
         self.model = copy.deepcopy(model).float() if halved else model
         with random_state_kept():
-            self.data, self.examples = _checked(data)
+            self.data, lengths = _checked(data)
+        self.examples, self._batches = sum(lengths), len(lengths)
         self.loss, self.loss_name = _per_example(loss)
         self.reduction = reduction
         self.batch_norm = batch_norm
         self.forward = forward
+
+    def __repr__(self) -> str:
+        return (
+            f"Problem({type(self.model).__name__}, examples={self.examples}, batches={self._batches}, "
+            f"loss={self.loss_name!r}, reduction={self.reduction!r}, batch_norm={self.batch_norm!r})"
+        )
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -195,8 +202,8 @@ def as_problem(problem: Any, **options: Any) -> Problem:
     )
 
 
-def _checked(data: Any) -> tuple[Iterable[Any], int]:
-    """The data as a re-iterable of batches, and the number of examples in all of them."""
+def _checked(data: Any) -> tuple[Iterable[Any], list[int]]:
+    """The data as a re-iterable of batches, and the number of examples in each of them."""
     training = getattr(data, "train", None)
     if training is not None and _is_pair(training):
         data = tuple(training)
@@ -220,7 +227,7 @@ def _checked(data: Any) -> tuple[Iterable[Any], int]:
             raise ValueError(f"A batch has {lengths[-1]} inputs but {len(targets)} targets.")
     if not lengths or 0 in lengths:
         raise ValueError(f"data has batches of {lengths} examples; each needs at least one.")
-    return data, sum(lengths)
+    return data, lengths
 
 
 def _is_pair(data: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A problem whose examples are one batch, read once, so that several passes see the same ones in the same order."""
+"""A problem whose data is read once, so that several passes see the same examples in the same order."""
 
 import copy
 
@@ -24,3 +24,15 @@ def gathered(problem: Problem) -> tuple[Problem, int | None]:
     whole = copy.copy(problem)
     whole.data = [batch]
     return whole, max(sizes) if len(sizes) > 1 else None
+
+
+def read_once(problem: Problem) -> Problem:
+    """The same problem on the batches that its data hands out this one time, each kept as it is.
+
+    A loader that shuffles hands out other batches each time it is read, and with them another loss.
+    """
+    with random_state_kept():
+        batches = list(problem.data)
+    same = copy.copy(problem)
+    same.data = batches
+    return same

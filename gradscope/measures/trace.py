@@ -6,6 +6,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+ROUNDINGS = 64
+
+
+def rounding_of(trace: Tensor) -> Tensor:
+    """How far values that should be equal may lie apart, along the last axis: 64 units in the last place.
+
+    Removing the mean of a constant trace would leave that rounding alone, and its autocorrelation is a number like
+    any other.
+
+    Args:
+        trace: Shape [..., M], in the precision in which it was computed.
+
+    Returns:
+        Shape [...], float64, in the units of the trace.
+    """
+    precision = torch.finfo(trace.dtype).eps if trace.is_floating_point() else 0.0
+    return ROUNDINGS * precision * trace.double().abs().amax(dim=-1)
+
+
+def _constant(trace: Tensor) -> Tensor:
+    values = trace.double()
+    return values.amax(dim=-1) - values.amin(dim=-1) <= rounding_of(trace)
+
+
 
 def autocorrelation(trace: Tensor, lags: int) -> Tensor:
     """Autocorrelation of evenly spaced values at lags 0..lags, mean removed.
@@ -18,7 +42,7 @@ def autocorrelation(trace: Tensor, lags: int) -> Tensor:
         lags: Largest lag, below M.
 
     Returns:
-        Shape [..., lags + 1], dimensionless, float64; r_0 = 1. NaN for a trace without variance.
+        Shape [..., lags + 1], dimensionless, float64; r_0 = 1. NaN for a trace without variance but that of rounding.
 
     Raises:
         ValueError: Fewer than two values, or a lag that the trace is too short for.
@@ -33,10 +57,8 @@ def autocorrelation(trace: Tensor, lags: int) -> Tensor:
         )
     centred = trace.double() - trace.double().mean(dim=-1, keepdim=True)
     products = [(centred[..., : points - k] * centred[..., k:]).sum(dim=-1) for k in range(lags + 1)]
-    # A trace of equal values leaves rounding behind when its mean is removed; its variance is zero.
-    constant = trace.amax(dim=-1) == trace.amin(dim=-1)
     result = torch.stack(products, dim=-1) / products[0].unsqueeze(-1)
-    return torch.where(constant.unsqueeze(-1), math.nan, result)
+    return torch.where(_constant(trace).unsqueeze(-1), math.nan, result)
 
 
 def spectral_slope(trace: Tensor) -> Tensor:
@@ -65,8 +87,7 @@ def spectral_slope(trace: Tensor) -> Tensor:
     frequency = torch.arange(1, used + 1, dtype=values.dtype, device=values.device).log()
     frequency = frequency - frequency.mean()
     slope = (power * frequency).sum(dim=-1) / frequency.square().sum()
-    constant = trace.amax(dim=-1) == trace.amin(dim=-1)
-    return torch.where(constant | ~torch.isfinite(slope), math.nan, slope)
+    return torch.where(_constant(trace) | ~torch.isfinite(slope), math.nan, slope)
 
 
 def von_neumann_ratio(trace: Tensor) -> Tensor:
@@ -86,17 +107,18 @@ def von_neumann_ratio(trace: Tensor) -> Tensor:
     values = trace.double()
     centred = values - values.mean(dim=-1, keepdim=True)
     ratio = values.diff(dim=-1).square().sum(dim=-1) / centred.square().sum(dim=-1)
-    return torch.where(trace.amax(dim=-1) == trace.amin(dim=-1), math.nan, ratio)
+    return torch.where(_constant(trace), math.nan, ratio)
 
 
-def distinct_values(trace: Tensor) -> int:
-    """How many different values a trace [M] takes, up to rounding at 1e-9 of its range.
+def distinct_values(trace: Tensor, rounding: float = 0.0) -> int:
+    """How many different values a trace [M] takes, up to 1e-9 of its range and `rounding_of` its size.
 
     Below 10, an autocorrelation describes steps, not noise (a zero-bias ReLU network of a scalar has 2).
+    `rounding` is a larger one, where values have been computed in less precision than they are stored in.
     """
     values = trace.double().sort().values
-    span = float(values[-1] - values[0])
-    return 1 if span == 0 else int((values.diff() > 1e-9 * span).sum()) + 1
+    apart = max(1e-9 * float(values[-1] - values[0]), float(rounding_of(trace)), rounding)
+    return int((values.diff() > apart).sum()) + 1
 
 
 def vector_autocorrelation(traces: Tensor, lags: int) -> Tensor:
@@ -110,7 +132,7 @@ def vector_autocorrelation(traces: Tensor, lags: int) -> Tensor:
         lags: Largest lag, below M.
 
     Returns:
-        Shape [lags + 1], dimensionless, in [-1, 1], float64; r_0 = 1. NaN where all vectors are equal.
+        Shape [lags + 1], dimensionless, in [-1, 1], float64; r_0 = 1. NaN where all vectors are equal but for rounding.
 
     Raises:
         ValueError: Not a matrix, fewer than two vectors, or a lag that the trace is too short for.
@@ -124,7 +146,9 @@ def vector_autocorrelation(traces: Tensor, lags: int) -> Tensor:
     # One entry for each pair of points costs less than a pass over all coordinates for each lag.
     gram = centred @ centred.T
     sums = torch.stack([gram.diagonal(offset=lag).sum() for lag in range(lags + 1)])
-    constant = bool((traces == traces[0]).all())
+    lengths = torch.linalg.vector_norm(traces.double(), dim=1)
+    apart = torch.linalg.vector_norm(traces.double() - traces[0].double(), dim=1).amax()
+    constant = bool(apart <= rounding_of(lengths.to(traces.dtype)))
     return torch.full_like(sums, math.nan) if constant else sums / sums[0]
 
 

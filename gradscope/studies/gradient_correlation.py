@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from gradscope.gradients.example_values import ExampleSource
 from gradscope.instruments.batch_norm import warn_of_mixing
-from gradscope.instruments.junctions import Trace, trace
 from gradscope.problem import Problem, as_problem, examples_in
 from gradscope.studies.shattering.expected import LAW, NoLaw, expected_correlation
 from gradscope.studies.shattering.heard import example_gradients
 from gradscope.studies.shattering.rows import QUANTITIES, rows_of, unread
-from gradscope.studies.shattering.twin import TWIN, twin_of
+from gradscope.studies.shattering.twin import TWIN, residual_junctions, twin_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,8 +48,8 @@ def gradient_correlation(
             network trained with its skips is broken without them. Where stored batch-norm statistics are in force, the
             twin uses those of the batch. A network without skips has no twin and no such rows.
         theory: Whether to add what is expected at infinite width with random weights of the same variance, for
-            `source="output"` and networks of linear layers, ReLUs, frozen batch normalisation and sums.
-            Meaningful at initialisation. Other networks get no such rows.
+            `source="output"` and networks of vectors made of linear layers, ReLU or tanh, frozen batch normalisation and
+            sums (`studies.shattering.expected`). Meaningful at initialisation. Other networks get no such rows.
 
     Returns:
         Frame with a row for each site and quantity: `correlation_R`, ratio of sums, with its jackknife 95 % interval
@@ -75,11 +74,10 @@ def gradient_correlation(
     problem = as_problem(problem)
     warn_of_mixing(problem)
     rows = _measured(problem, at, source)
-    traced = _traced(problem) if twin or theory else None
-    if traced is not None and twin and traced.junctions:
-        rows += _of_twin(problem, traced, at, source)
-    if traced is not None and theory and source == "output":
-        rows += _of_theory(problem, traced, rows)
+    if twin:
+        rows += _of_twin(problem, at, source)
+    if theory and source == "output":
+        rows += _of_theory(problem, rows)
     named = source if isinstance(source, str | int) else getattr(source, "__name__", "function")
     return pd.DataFrame(rows).assign(source=named)[_COLUMNS]
 
@@ -95,18 +93,16 @@ def _measured(problem: Problem, at: Any, source: ExampleSource) -> list[dict[str
     return [{"batch_norm": label} | row for row in rows]
 
 
-def _traced(problem: Problem) -> Trace | None:
-    """The graph of a forward pass; None where it cannot be seen, so that there is nothing to compare with."""
+def _of_twin(problem: Problem, at: Any, source: ExampleSource) -> list[dict[str, Any]]:
     try:
-        with problem.prepared():
-            return trace(problem.model, problem.outputs, problem.first_batch()[0])
+        junctions = residual_junctions(problem)
     except ValueError:
-        return None
-
-
-def _of_twin(problem: Problem, traced: Trace, at: Any, source: ExampleSource) -> list[dict[str, Any]]:
+        # The graph cannot be seen, so there is nothing to compare with.
+        return []
+    if not junctions:
+        return []
     try:
-        with twin_of(problem, traced.junctions) as twin:
+        with twin_of(problem, junctions) as twin:
             rows = _measured(twin, at, source)
     except (ValueError, RuntimeError) as error:
         place = {"batch_norm": problem.batch_norm_name, "unit": "1", "site": "input", "depth": 0, "call": 0}
@@ -114,16 +110,21 @@ def _of_twin(problem: Problem, traced: Trace, at: Any, source: ExampleSource) ->
     return [row | {"quantity": TWIN + row["quantity"]} for row in rows]
 
 
-def _of_theory(problem: Problem, traced: Trace, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _of_theory(problem: Problem, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
     try:
         with problem.prepared():
-            # The graph holds parameters that do not need gradients as constants only.
-            expected = expected_correlation(problem, traced)
+            expected = expected_correlation(problem)
     except NoLaw:
         return []
     rows = []
     for row in measured:
         if row["quantity"] == QUANTITIES[0] and row["site"] in expected:
-            told = {"quantity": THEORY, "value": expected[row["site"]], "low": math.nan, "high": math.nan}
-            rows.append(row | told | {"status": "ok", "reason": LAW})
+            value = expected[row["site"]]
+            told = {"quantity": THEORY, "value": value, "low": math.nan, "high": math.nan}
+            known = math.isfinite(value)
+            told |= {
+                "status": "ok" if known else "undefined",
+                "reason": LAW if known else "the gradient is zero",
+            }
+            rows.append(row | told)
     return rows

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gradscope.gradients.gathered import read_once
 from gradscope.instruments.batch_norm import batch_norm, described
 from gradscope.instruments.quiet import left_as_found
 from gradscope.measures.log_norm import log_norms
@@ -25,7 +26,7 @@ Row = dict[str, Any]
 
 
 def gradient_predictiveness(
-    problem: Any, *, steps: Sequence[float] = STEPS, relative: bool = False, batch_norm: str | None = None
+    problem: Any, *, steps: float | Sequence[float] = STEPS, relative: bool = False, batch_norm: str | None = None
 ) -> "pd.DataFrame":
     """Change of the loss and of its gradient along steps against the gradient.
 
@@ -33,8 +34,9 @@ def gradient_predictiveness(
     backward pass over all batches for each step, and one at the start.
 
     Args:
-        problem: Problem or (model, data), with targets; all batches are used.
-        steps: Step sizes, positive: learning rates eta of w - eta grad L(w).
+        problem: Problem or (model, data), with targets; all batches are used, read once and held, so that every step
+            sees the same ones also where a loader shuffles.
+        steps: Step sizes, one or more, positive: learning rates eta of w - eta grad L(w).
         relative: Steps are lengths instead, as shares of the norm of the trainable parameters, so that networks of
             different gradients are compared over the same distances.
         batch_norm: As `instruments.batch_norm`. None: the problem's own, except that `auto` becomes `train`, for these
@@ -65,10 +67,8 @@ def gradient_predictiveness(
     """
     import pandas as pd
 
-    sizes = list(steps)
-    if not sizes or not all(math.isfinite(size) and size > 0 for size in sizes):
-        raise ValueError(f"steps are one or more positive numbers, got {sizes}.")
-    problem = as_problem(problem)
+    sizes = _sizes(steps)
+    problem = read_once(as_problem(problem))
     mode = batch_norm or ("train" if problem.batch_norm == "auto" else problem.batch_norm)
     mode = "train" if mode == "own" else mode
     label = described(problem.model, mode)
@@ -99,6 +99,16 @@ def gradient_predictiveness(
         partial = "statistics are held constant by the gradient, but follow the weights in the loss"
         frame["reason"] = frame["reason"].where(frame["reason"] != "", partial)
     return frame[_COLUMNS]
+
+
+def _sizes(steps: float | Sequence[float]) -> list[float]:
+    try:
+        sizes = [float(size) for size in ([steps] if isinstance(steps, int | float) else steps)]
+    except (TypeError, ValueError):
+        sizes = []
+    if not sizes or not all(math.isfinite(size) and size > 0 for size in sizes):
+        raise ValueError(f"steps are one or more positive numbers, got {steps!r}.")
+    return sizes
 
 
 def _step(

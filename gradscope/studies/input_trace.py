@@ -11,6 +11,7 @@ from gradscope.data import line
 from gradscope.gradients.example_values import ExampleSource
 from gradscope.gradients.traces.along import gradients_at
 from gradscope.gradients.traces.paths import InputPath, circle, line_between, scalar_line
+from gradscope.instruments.batch_norm import warn_of_mixing
 from gradscope.problem import Problem, as_problem
 from gradscope.studies.traces.refinement import Trace, read_along, refined
 from gradscope.studies.traces.statistics import (
@@ -88,10 +89,14 @@ def input_trace(
         ValueError: Inputs that are no grid of scalars and no path, no such samples, a path that cannot be refined,
             `own`, or what `example_values` and the statistics refuse.
 
+    Warns:
+        UserWarning: `batch_norm="train"`, where a summed backward pass mixes the points.
+
     Source:
         Balduzzi et al. (2017), arXiv:1702.08591, figures 1 and 2, equation 1.
     """
     problem = _problem(problem, inputs, batch_norm)
+    warn_of_mixing(problem)
     if problem.batch_norm == "own":
         raise ValueError("input_trace has no batch_norm='own'. Use 'frozen', 'running' or 'train'.")
     if along not in ALONG:
@@ -169,9 +174,10 @@ def _path(
 def _samples(batch: Any, between: tuple[int, int]) -> tuple[Tensor, Tensor]:
     if not isinstance(batch, Tensor) or not batch.is_floating_point():
         raise ValueError("A path between samples needs inputs that are one floating-point tensor.")
-    if len(between) != 2 or not all(0 <= place < len(batch) for place in between):
+    pair = tuple(between) if isinstance(between, tuple | list) else ()
+    if len(pair) != 2 or not all(isinstance(place, int) and 0 <= place < len(batch) for place in pair):
         raise ValueError(
-            f"between={between} names two samples of the first batch, which has 0 .. {len(batch) - 1}."
+            f"between={between!r} names two samples of the first batch, which has 0 .. {len(batch) - 1}."
         )
     return batch[between[0]], batch[between[1]]
 
@@ -184,10 +190,11 @@ def _rows(trace: Trace, lags: int) -> list[dict[str, Any]]:
         shared | {"quantity": "input_gradient", "unit": unit, "read": SLOPE, "x": x} | told(value)
         for x, value in zip(place.tolist(), trace.slopes.tolist(), strict=True)
     ]
-    rows += [{**row, "read": SLOPE} for row in statistic_rows(trace.slopes, path.spacing, lags)]
+    of_slopes = statistic_rows(trace.slopes, path.spacing, lags, trace.rounding)
+    rows += [{**row, "read": SLOPE} for row in of_slopes]
     if not scalar:
-        flat = trace.gradients.double().flatten(start_dim=1)
-        norms = torch.linalg.vector_norm(flat, dim=1)
+        flat = trace.gradients.flatten(start_dim=1)
+        norms = torch.linalg.vector_norm(flat.double(), dim=1)
         rows += [
             shared | {"quantity": "input_gradient_norm", "unit": unit, "read": VECTOR, "x": x} | told(norm)
             for x, norm in zip(place.tolist(), norms.tolist(), strict=True)

@@ -1,5 +1,7 @@
 """Checks of arguments that every law of this room shares."""
 
+from __future__ import annotations
+
 import math
 import operator
 

@@ -1,5 +1,7 @@
 """Checks and products of path polynomials, exact for whole numbers of any size."""
 
+from __future__ import annotations
+
 import operator
 from collections.abc import Sequence
 

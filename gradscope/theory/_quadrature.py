@@ -5,6 +5,8 @@ spread as points are added: with 61 of them E[tanh'(sqrt(q) z)^2] is wrong by 0.
 q = 10, where as many evenly spaced ones have three to six digits and 401 all.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from functools import cache

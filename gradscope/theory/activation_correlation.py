@@ -4,6 +4,8 @@ Pre-activations of two inputs are Gaussian with mean square q and correlation c;
 quadrature. Rectifiers have kinks, and closed forms instead: `mean_field`, `leaky_relu`.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Which units of a layer are on for which inputs of a batch, and for how long along a line of inputs?"""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -1,5 +1,7 @@
 """How does one ReLU layer change the correlation of two inputs? (arc-cosine kernels)"""
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

@@ -4,6 +4,8 @@ The laws with one number per layer hold for inputs that are all alike to each ot
 a batch is followed instead, at infinite width and high input dimension (`derivative_process` is for scalars).
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import Literal

@@ -1,5 +1,7 @@
 """How do gradients correlate in residual nets whose branches have several normalised layers, as real ones do?"""
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

@@ -1,5 +1,7 @@
 """What does ReLU after per-unit batch normalisation do to a process of values and derivatives?"""
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import NDArray
 

@@ -5,6 +5,8 @@ whose pairwise kernel entries are all equal. The stream's centred variance grows
 c = 2 Var(relu(z)) = 1 - 1/pi; the branch is divided by it. Depths may be arrays; results have their shape.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -7,6 +7,8 @@ Equal polynomials do not mean equal weights: two networks with the same number o
 their gradients along quite different ones.
 """
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable
 from typing import NamedTuple

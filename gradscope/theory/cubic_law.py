@@ -1,5 +1,7 @@
 """Why R decays as the inverse cube of depth where nothing is centred, and how to read an exponent off a curve."""
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

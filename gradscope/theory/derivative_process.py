@@ -4,6 +4,8 @@ For scalar inputs the usual product of derivative kernels is wrong: h' is correl
 only input direction. Right is the Gaussian process of the pair (h, h'), followed layer by layer.
 """
 
+from __future__ import annotations
+
 import math
 from typing import Literal, NamedTuple
 

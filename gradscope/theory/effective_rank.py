@@ -1,5 +1,7 @@
 """How high is the stable rank of gradients that are white noise?"""
 
+from __future__ import annotations
+
 import math
 
 from gradscope.theory._arguments import whole_number

@@ -1,5 +1,7 @@
 """What becomes of Corollary 1 where activations are not centred?"""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -4,6 +4,8 @@ Free probability: squared singular values of independent layers multiply freely,
 their relative variances (variance over squared mean) add up. With mu_k = E[phi'(u)^(2k)].
 """
 
+from __future__ import annotations
+
 import math
 from typing import Literal
 

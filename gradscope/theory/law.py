@@ -1,5 +1,7 @@
 """A law for the gradient correlation of a network, with what must hold for it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """Leaky rectifiers follow the laws of a residual net: their linear part is a skip."""
 
+from __future__ import annotations
+
 from gradscope.theory._arguments import real_number
 from gradscope.theory.mean_field import MeanField, residual_correlation
 

@@ -1,5 +1,7 @@
 """What do infinitely wide ReLU nets without normalisation do to the correlation of gradients?"""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """What do autocorrelation, spectral slope and von Neumann ratio say about white and brown noise themselves?"""
 
+from __future__ import annotations
+
 from typing import Literal, NamedTuple
 
 import numpy as np

@@ -1,5 +1,7 @@
 """How much do gradient norms differ from one initialisation to the next?"""
 
+from __future__ import annotations
+
 import math
 from typing import Literal
 

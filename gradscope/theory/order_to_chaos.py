@@ -1,5 +1,7 @@
 """Is a plain net ordered, critical or chaotic, and how deep do signals and gradients reach?"""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import Literal

@@ -1,5 +1,7 @@
 """How many paths of each length does a residual net hold?"""
 
+from __future__ import annotations
+
 import math
 import operator
 from collections.abc import Iterable, Sequence

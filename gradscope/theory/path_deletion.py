@@ -1,5 +1,7 @@
 """Which paths are left when blocks are deleted?"""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction

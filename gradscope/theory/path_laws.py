@@ -1,5 +1,7 @@
 """Which laws do path lengths follow when branches are scaled, dropped or normalised in a regular way?"""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

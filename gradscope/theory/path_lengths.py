@@ -1,5 +1,7 @@
 """How long are the paths that carry a residual net's gradient at initialisation?"""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

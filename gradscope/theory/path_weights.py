@@ -1,5 +1,7 @@
 """How much do paths of each length weigh, when every block multiplies what passes its branch by a gain?"""
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

@@ -1,7 +1,10 @@
 """Which law, if any, does a network follow that is described in a few words?"""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +21,9 @@ from gradscope.theory.mean_field import MeanField, plain_correlation, residual_c
 from gradscope.theory.shattering import highway, plain_centred, residual_centred
 from gradscope.theory.train_batch_norm import train_batch_norm_correlation
 
+FAMILIES = ("plain", "residual", "highway")
+NORMALISATIONS = ("none", "mean", "batch")
+INITIALISATIONS = ("he", "looks_linear")
 _BALDUZZI = "Balduzzi et al. (2017), arXiv:1702.08591"
 _ALWAYS = (
     "at initialisation, independent weights",
@@ -84,14 +90,15 @@ def law_for(
     real_number(beta, "beta", least=0)
     size = real_number(input_variance, "input_variance", above=0)
     batch = None if examples is None else whole_number(examples, "examples", 2)
-    if family not in ("plain", "residual", "highway"):
-        return _unknown(f"family {family!r} is none of plain, residual, highway")
-    if normalisation not in ("none", "mean", "batch"):
-        return _unknown(f"normalisation {normalisation!r} is none of none, mean, batch")
+    for option, word, known in (
+        ("family", family, FAMILIES),
+        ("normalisation", normalisation, NORMALISATIONS),
+        ("initialisation", initialisation, INITIALISATIONS),
+    ):
+        if word not in known:
+            return _unknown(f"{option} {word!r} is none of {', '.join(known)}{_near(word, known)}")
     if initialisation == "looks_linear":
         return _looks_linear(family, activation)
-    if initialisation != "he":
-        return _unknown(f"initialisation {initialisation!r} is none of he, looks_linear")
     if normalisation == "batch" and statistics == "train":
         return _train(family, batch)
     if activation in NAMED:
@@ -111,7 +118,8 @@ def law_for(
             return _unknown(f"{activation} has a law only in plain nets")
         return _leaky(normalisation, negative_slope, rho, batch)
     if activation != "relu":
-        return _unknown(f"activation {activation!r} has none with He-scaled weights")
+        near = _near(activation, ("relu", "leaky_relu", "prelu", "crelu", *NAMED))
+        return _unknown(f"activation {activation!r} has none with He-scaled weights{near}")
     if normalisation == "none":
         return _uncentred(family, alpha, beta, branch_layers, rho)
     return _centred(family, normalisation, alpha, beta, branch_layers, batch, size)
@@ -119,6 +127,12 @@ def law_for(
 
 def _unknown(reason: str) -> Law:
     return Law("", None, reason=f"no law known for this network: {reason}")
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    # Half of the letters are enough: resnet for residual.
+    near = [name for name in get_close_matches(str(word).lower(), known, n=1, cutoff=0.5) if name != word]
+    return f". Did you mean {near[0]!r}?" if near else ""
 
 
 def _along(recursion: Callable[[int], MeanField]) -> Curve:

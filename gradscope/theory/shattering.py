@@ -7,6 +7,8 @@ Depths may be arrays; results have their shape. Centring a batch of B inputs lea
 than 0; `batch` takes this into account, exactly for inputs that are alike to each other.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

@@ -6,6 +6,8 @@ All laws: Li, Jiao, Han, Weissman, Demystifying ResNet, arXiv:1611.01186, re-der
 dense Hessians.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

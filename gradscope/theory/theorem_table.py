@@ -45,10 +45,14 @@ def theorem_table(
         natural logarithms relative to the output's variance; and, published only, Theorem 3's `correlation_R_asymptote`
         1 / (beta sqrt L) and `gradient_covariance_asymptote` beta sqrt L, neither bounded as what it stands for. Its
         published `correlation_R` is the product that the paper's bookkeeping gives, c = 1;
-        `depth`; `value`, dimensionless.
+        `depth`; `value`; `unit`, "1" throughout, dimensionless.
 
     Raises:
         ValueError: an argument is outside its range.
+
+    Example:
+        >>> table = theorem_table([1, 10, 50]).query("quantity == 'correlation_R'")
+        >>> table.pivot(index=["law", "kind"], columns="depth", values="value")
 
     Source:
         Balduzzi et al. (2017), arXiv:1702.08591; exact values: the functions of this room of the same names.
@@ -59,7 +63,7 @@ def theorem_table(
     if layers.ndim != 1:
         raise ValueError(f"depths is a list of whole numbers, got shape {list(layers.shape)}.")
     rows = [
-        {"law": law, "kind": kind, "quantity": quantity, "depth": int(depth), "value": float(value)}
+        {"law": law, "kind": kind, "quantity": quantity, "unit": "1", "depth": int(depth), "value": float(value)}
         for part in (_plain(layers), _residual(layers), _highway(layers), _batch_norm(layers, betas))
         for law, kind, quantity, values in part
         for depth, value in zip(layers, values, strict=True)

@@ -1,5 +1,7 @@
 """What does backpropagating a batch's summed output through train-mode batch normalisation show?"""
 
+from __future__ import annotations
+
 from gradscope.theory._arguments import whole_number
 
 

@@ -70,7 +70,7 @@ def test_correlations_are_the_ratios_of_their_moments():
 
 def test_the_frame_is_tidy():
     table = theorem_table([3, 5])
-    assert list(table.columns) == ["law", "kind", "quantity", "depth", "value"]
+    assert list(table.columns) == ["law", "kind", "quantity", "unit", "depth", "value"]
     assert not table.duplicated(["law", "kind", "quantity", "depth"]).any()
     assert set(table["kind"]) == {"published", "exact"}
     assert table["value"].notna().all()

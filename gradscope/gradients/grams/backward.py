@@ -19,6 +19,7 @@ from gradscope.gradients.grams.scaled import Scaled, ScaledGram
 from gradscope.gradients.grams.structure import Structure, structure
 from gradscope.gradients.grams.terms import FALLBACK, Combined, Dense, Term
 from gradscope.instruments.junctions.graph import Node
+from gradscope.instruments.quiet import collector_paused
 
 Place = tuple[Node, int]
 NOT_REACHED = "the source does not depend on its output, or this was changed in place"
@@ -51,9 +52,10 @@ def one_pass(
     integers: Sequence[Tensor],
 ) -> Found:
     """Run the backward pass of `values` [B] and hand over the Grams."""
-    with torch._C.DisableTorchFunction():
-        work = _Pass(structure(values, sources, integers), layers, outputs, len(values))
-    work.run(values)
+    with collector_paused():
+        with torch._C.DisableTorchFunction():
+            work = _Pass(structure(values, sources, integers), layers, outputs, len(values))
+        work.run(values)
     return work.found
 
 

@@ -59,15 +59,16 @@ def grams_of(
 def _prepared(problem: Problem, batch: Batch, fixed: bool) -> Iterator[Statistics | None]:
     """As `problem.prepared()`, with all parameters needing gradients and batch statistics those of all examples."""
     model, statistics = problem.model, Statistics() if fixed else None
-    with left_as_found(model), batch_norm(model, problem.batch_norm, statistics):
-        model.eval()
+    with left_as_found(model):
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter.requires_grad_(True)
-        if fixed:
-            with torch.no_grad():
-                problem.outputs(batch[0])
-        yield statistics
+        with batch_norm(model, problem.batch_norm, statistics):
+            model.eval()
+            if fixed:
+                with torch.no_grad():
+                    problem.outputs(batch[0])
+            yield statistics
 
 
 def _by_blocks(

@@ -31,10 +31,12 @@ def outputs_of(layers: Sequence[Layer]) -> Iterator[Outputs]:
 
     def hook(name: str, module: nn.Module, arguments: Any, output: Any) -> None:
         found.computed_again = found.computed_again or computed_again()
-        tensor = first_tensor(output)
-        if tensor is not None and tensor.requires_grad:
-            # At once: an operation in place would move the tensor on to another node.
-            found.setdefault(name, []).append(torch.autograd.graph.get_gradient_edge(tensor))
+        # A function mode would be asked each time a tensor is asked for its graph.
+        with torch._C.DisableTorchFunction():
+            tensor = first_tensor(output)
+            if tensor is not None and tensor.requires_grad:
+                # At once: an operation in place would move the tensor on to another node.
+                found.setdefault(name, []).append(torch.autograd.graph.get_gradient_edge(tensor))
 
     with ExitStack() as stack:
         for layer in layers:

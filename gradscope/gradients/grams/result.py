@@ -1,11 +1,12 @@
 """The Grams of one layer, and of all of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LayerGram:
     """Gram matrices of one layer's per-example gradients, B examples.
 
@@ -36,6 +37,38 @@ class LayerGram:
     reason: str
     parameters: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        names = ("parameter", "output", "forward", "backward")
+        examples = len(self.parameter_log_norms)
+        given = ", ".join(name for name in names if vars(self).get(name, True) is not None) or "nothing"
+        parts = [f"{given} [{examples}, {examples}]"]
+        for name, norms in (("parameter", self.parameter_log_norms), ("output", self.output_log_norms)):
+            if examples and not bool(norms.isnan().all()):
+                parts.append(f"{name} log norms {float(norms.min()):.3g} to {float(norms.max()):.3g}")
+        return f"LayerGram({'; '.join([*parts, *filter(None, (self.engine, self.reason))])})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DenseLayerGram(LayerGram):
+    """A layer whose weight is used once for each example: `parameter` is made of its factors when it is asked for.
+
+    Attributes:
+        bias: There is one, whose Gram is `backward` itself.
+    """
+
+    # Not kept, since it would be a third of all that is handed back, and costs one product.
+    parameter: Tensor = field(init=False)
+    forward: Tensor
+    backward: Tensor
+    bias: bool
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name != "parameter":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if self.bias:
+            return torch.addcmul(self.backward, self.forward, self.backward)
+        return self.forward * self.backward
+
 
 class LayerGrams(dict[str, LayerGram]):
     """Grams by the layer's name, in the order of `named_modules`.
@@ -51,3 +84,8 @@ class LayerGrams(dict[str, LayerGram]):
         self.source = source
         self.batch_norm = batch_norm
         self.examples = examples
+
+    def __repr__(self) -> str:
+        """One line for each layer."""
+        title = f"LayerGrams of {self.examples} examples, source {self.source}, batch_norm {self.batch_norm}"
+        return "\n".join([title, *(f"  {name or '(model)'}: {gram!r}" for name, gram in self.items())])

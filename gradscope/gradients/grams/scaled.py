@@ -1,27 +1,37 @@
 """Gram matrices kept apart from the scale of each example, so that no number is too small for them."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from gradscope.gradients.grams.kernels import gram_of_rows
+from gradscope.gradients.grams.kernels.rows import gram_and_range
+from gradscope.gradients.grams.kernels.scale import largest_entries
+
+# Half precision has no room for products of numbers that are not near 1.
+WIDE = (torch.float32, torch.float64)
 
 
 class Scaled:
-    """Per-example values divided by their own largest entry.
+    """Per-example values, divided by their own largest entry unless all are near 1 as they are.
 
     Attributes:
-        values: [B, ...], largest absolute value 1 for each example (0 where all are).
-        log_scale: Natural logarithm of what they were divided by, [B], float64; 0 for zeros.
+        values: [B, ...]; the norm of each example is between 1e-12 and 1e15, or its largest absolute value is 1, or 0.
+        log_scale: Natural logarithm of what they were divided by, [B], float64, 0 for zeros; None: by nothing.
     """
 
     def __init__(self, tensor: Tensor) -> None:
-        # In whatever order they lie in memory: a copy of channels-last gradients would cost as much as a layer's Gram.
-        largest = tensor.abs().amax(dim=tuple(range(1, tensor.ndim)))
-        largest = torch.where(largest > 0, largest, 1.0)
-        self.values = tensor / largest.view(-1, *[1] * (tensor.ndim - 1))
-        self.log_scale = largest.double().log()
+        self.values = tensor
+        self.log_scale: Tensor | None = None
+        if tensor.dtype in WIDE:
+            # The Gram is wanted anyway, and its diagonal tells what else takes a look at every number.
+            gram, in_range = gram_and_range(tensor)
+            if in_range:
+                self.rows_gram = gram
+                return
+        self.values, self.log_scale = divided(tensor, largest_entries(tensor))
 
     def viewed(self, shape: torch.Size) -> "Scaled":
         """The same numbers in the same order, of another shape behind the first axis."""
@@ -44,26 +54,30 @@ class _Viewed(Scaled):
         return self._scaled.rows_gram
 
 
+def divided(tensor: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """Examples [B, ...] divided by `largest` [B], and its natural logarithm; by 1 where it is 0."""
+    divisor = torch.where(largest > 0, largest, 1.0)
+    return tensor / divisor.view(-1, *[1] * (tensor.ndim - 1)), divisor.double().log()
+
+
 class ScaledGram:
     """A Gram matrix G_ij = gram_ij exp(log_scale_i + log_scale_j).
 
     Attributes:
         gram: [B, B], float64.
-        log_scale: [B], float64.
+        log_scale: [B], float64; None stands for zeros.
     """
 
-    def __init__(self, gram: Tensor, log_scale: Tensor) -> None:
+    def __init__(self, gram: Tensor, log_scale: Tensor | None) -> None:
         self.gram = gram
         self.log_scale = log_scale
 
     def matrix(self) -> Tensor:
         """The Gram itself, float64: 0 or infinite where its numbers are out of range."""
+        if self.log_scale is None:
+            return self.gram
         scale = self.log_scale.exp()
         return (self.gram * scale).mul_(scale[:, None])
-
-    def log_norms(self) -> Tensor:
-        """Logarithms of the examples' norms, [B]; -inf for a zero gradient."""
-        return self.gram.diagonal().log() / 2 + self.log_scale
 
     def is_same(self, other: "ScaledGram | None") -> bool:
         """Whether the other holds the very same tensors."""
@@ -73,12 +87,28 @@ class ScaledGram:
         if other.log_scale is self.log_scale:
             return ScaledGram(self.gram + other.gram, self.log_scale)
         # The scale of a zero row is arbitrary and must not drown the other's.
-        own = torch.where(self.gram.diagonal() == 0, -torch.inf, self.log_scale)
-        others = torch.where(other.gram.diagonal() == 0, -torch.inf, other.log_scale)
-        common = torch.maximum(own, others)
+        common = torch.maximum(self._scale_of_what_is_there(), other._scale_of_what_is_there())
         common = torch.where(common == -torch.inf, 0.0, common)
         return ScaledGram(self._at(common) + other._at(common), common)
 
+    def _scale_of_what_is_there(self) -> Tensor:
+        diagonal = self.gram.diagonal()
+        scale = torch.zeros_like(diagonal) if self.log_scale is None else self.log_scale
+        return torch.where(diagonal == 0, -torch.inf, scale)
+
     def _at(self, log_scale: Tensor) -> Tensor:
-        factor = (self.log_scale - log_scale).clamp(max=0).exp()
+        own = -log_scale if self.log_scale is None else self.log_scale - log_scale
+        factor = own.clamp(max=0).exp()
         return (self.gram * factor).mul_(factor[:, None])
+
+
+def log_norms(grams: Sequence[ScaledGram]) -> list[Tensor]:
+    """Logarithms of the examples' norms, [B] for each Gram; -inf for a zero gradient."""
+    diagonals = [gram.gram.diagonal() for gram in grams]
+    alike = len({diagonal.device for diagonal in diagonals}) == 1
+    # Of all at once where they are on one device, and of each in memory of its own.
+    logarithms = torch.stack(diagonals).log_().div_(2) if alike else [d.log().div_(2) for d in diagonals]
+    return [
+        row.clone() if gram.log_scale is None else row + gram.log_scale
+        for row, gram in zip(logarithms, grams, strict=True)
+    ]

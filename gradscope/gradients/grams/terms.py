@@ -14,7 +14,8 @@ from gradscope.gradients.grams.kernels import (
     gram_of_rows,
     linear_weight_gram,
 )
-from gradscope.gradients.grams.scaled import Scaled, ScaledGram
+from gradscope.gradients.grams.kernels.scale import NEAR, largest_entries
+from gradscope.gradients.grams.scaled import WIDE, Scaled, ScaledGram, divided
 from gradscope.gradients.grams.tied import tied_cross_gram
 
 PRODUCTS, PER_EXAMPLE, FALLBACK = "products", "per-example gradients", "fallback"
@@ -157,22 +158,24 @@ def combined(terms: Sequence[Term]) -> Combined:
     if known is None:
         level, log_scale = levelled(terms)
     else:
-        level = [replace(first, gradients=known.values.view(first.gradients.shape))]
         log_scale = known.log_scale
         if isinstance(first, Elementwise) and first.factor is None and _is_whole(first):
             return Combined(ScaledGram(known.rows_gram, log_scale), PRODUCTS)
+        level = [first]
+        if log_scale is not None:
+            level = [replace(first, gradients=known.values.view(first.gradients.shape))]
     gram, engine = _gram(level)
     return Combined(ScaledGram(gram, log_scale), engine)
 
 
-def levelled(terms: Sequence[Term]) -> tuple[list[Term], Tensor]:
-    """All gradients of an example divided by the largest of them."""
-    largest = torch.stack([term.gradients.flatten(1).abs().amax(dim=1) for term in terms]).amax(dim=0)
-    largest = torch.where(largest > 0, largest, 1.0)
-    level = [
-        replace(t, gradients=t.gradients / largest.view(-1, *[1] * (t.gradients.ndim - 1))) for t in terms
-    ]
-    return level, largest.double().log()
+def levelled(terms: Sequence[Term]) -> tuple[list[Term], Tensor | None]:
+    """All gradients of an example divided by the largest of them, and its logarithm; None if all are near 1."""
+    largest = torch.stack([largest_entries(term.gradients) for term in terms]).amax(dim=0)
+    low, high = largest.aminmax()
+    if largest.dtype in WIDE and float(low) > 2.0**-NEAR and float(high) < 2.0**NEAR:
+        return list(terms), None
+    pairs = [divided(term.gradients, largest) for term in terms]
+    return [replace(term, gradients=pair[0]) for term, pair in zip(terms, pairs, strict=True)], pairs[0][1]
 
 
 def _gram(terms: Sequence[Term]) -> tuple[Tensor, str]:

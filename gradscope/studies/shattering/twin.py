@@ -13,9 +13,14 @@ TWIN = "twin_"
 
 
 def residual_junctions(problem: Problem) -> tuple[Junction, ...]:
-    """The junctions of the network on the problem's first batch; call inside `prepared`."""
-    inputs, _ = problem.first_batch()
-    return trace(problem.model, problem.outputs, inputs).junctions
+    """The junctions of the network on the problem's first batch.
+
+    Raises:
+        ValueError: As `trace`: a part of the graph cannot be seen.
+    """
+    with problem.prepared():
+        inputs, _ = problem.first_batch()
+        return trace(problem.model, problem.outputs, inputs).junctions
 
 
 @contextmanager

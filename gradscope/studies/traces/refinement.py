@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from gradscope.gradients.traces.paths import InputPath
-from gradscope.measures.trace import autocorrelation
+from gradscope.measures.trace import autocorrelation, rounding_of
+from gradscope.studies.traces.statistics import CONSTANT, NOT_FINITE, without_rounding
 
 RESOLVED = 0.5
 
@@ -19,11 +20,13 @@ class Trace(NamedTuple):
         path: Where.
         gradients: The whole input gradient at every point, of the shape of the points.
         slopes: Its component along the path, [M], float64.
+        rounding: Differences of slopes up to this are those of the precision of the gradients.
     """
 
     path: InputPath
     gradients: Tensor
     slopes: Tensor
+    rounding: float
 
 
 def read_along(path: InputPath, gradients_of: Callable[[Tensor], Tensor]) -> Trace:
@@ -31,7 +34,10 @@ def read_along(path: InputPath, gradients_of: Callable[[Tensor], Tensor]) -> Tra
     gradients = gradients_of(path.points)
     tangents = path.tangents.to(gradients.device)
     products = gradients.double() * tangents.double()
-    return Trace(path, gradients, products.flatten(start_dim=1).sum(dim=1))
+    # A slope may be small because large parts cancel, and is then no more exact than these.
+    norms = torch.linalg.vector_norm(gradients.double().flatten(start_dim=1), dim=1)
+    rounding = float(rounding_of(norms.to(gradients.dtype)))
+    return Trace(path, gradients, products.flatten(start_dim=1).sum(dim=1), rounding)
 
 
 def refined(
@@ -51,7 +57,7 @@ def refined(
     rows: list[dict[str, Any]] = []
     while True:
         trace = read_along(path_of(points), gradients_of)
-        neighbours = float(autocorrelation(trace.slopes, 1)[1])
+        neighbours = float(autocorrelation(without_rounding(trace.slopes, trace.rounding), 1)[1])
         known = neighbours == neighbours
         row = {"quantity": "lag_1_autocorrelation", "unit": "1", "points": points, "value": neighbours}
         more = {"n": points, "status": "ok" if known else "undefined"}
@@ -69,4 +75,4 @@ def _ending(slopes: Tensor, neighbours: float, max_points: int) -> str:
     if neighbours == neighbours:
         return f"not resolved with max_points={max_points}"
     finite = bool(torch.isfinite(slopes).all())
-    return "the trace has no variance" if finite else "the trace is not finite"
+    return CONSTANT if finite else NOT_FINITE

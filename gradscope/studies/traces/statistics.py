@@ -13,6 +13,7 @@ from gradscope.measures.trace import (
     distinct_values,
     half_lag,
     ljung_box,
+    rounding_of,
     spectral_slope,
     vector_autocorrelation,
     von_neumann_ratio,
@@ -21,27 +22,35 @@ from gradscope.measures.trace import (
 LAGS = 15
 FEWEST_VALUES = 10
 FEW = f"fewer than {FEWEST_VALUES} distinct values: steps, not noise"
-CONSTANT = "the trace has no variance"
+CONSTANT = "the trace has no variance beyond rounding"
 NOT_FINITE = "the trace is not finite"
 NOISE_DRAWS = 1000
 
 _NONE: dict[str, Any] = {"lag": math.nan, "distance": math.nan, "low": math.nan, "high": math.nan}
 
 
-def statistic_rows(trace: Tensor, spacing: float, lags: int = LAGS) -> list[dict[str, Any]]:
+def without_rounding(trace: Tensor, rounding: float) -> Tensor:
+    """The trace itself, or one of equal values where its own differ by no more than `rounding`."""
+    return trace if not float(trace.amax() - trace.amin()) <= rounding else torch.full_like(trace, trace[0])
+
+
+def statistic_rows(
+    trace: Tensor, spacing: float, lags: int = LAGS, rounding: float = 0.0
+) -> list[dict[str, Any]]:
     """Autocorrelation by lag, correlation distance, spectral slope, von Neumann ratio, Ljung-Box, distinct values.
 
     Args:
         trace: Values on an even path, [M], M >= 8.
         spacing: Distance of neighbours, in units of the input.
         lags: Largest lag, and degrees of freedom of the Ljung-Box test; from 1 to M - 1.
+        rounding: Of the values, where they were computed in less precision than `trace` has.
 
     Returns:
         Rows of `quantity`, `unit`, `lag`, `distance`, `value`, `low`, `high`, `n` (points), `status`, `reason`.
     """
-    values = trace.double()
+    values = without_rounding(trace.double(), max(rounding, float(rounding_of(trace))))
     finite = bool(torch.isfinite(values).all())
-    few = distinct_values(values) if finite else 0
+    few = distinct_values(values, rounding) if finite else 0
     reason = NOT_FINITE if not finite else CONSTANT if few == 1 else FEW if few < FEWEST_VALUES else ""
     if not finite:
         values = torch.full_like(values, math.nan)
@@ -64,11 +73,10 @@ def statistic_rows(trace: Tensor, spacing: float, lags: int = LAGS) -> list[dict
 
 
 def vector_statistic_rows(traces: Tensor, spacing: float, lags: int = LAGS) -> list[dict[str, Any]]:
-    """Autocorrelation by lag, of inner products, and correlation distance, of a trace of vectors [M, D]."""
+    """Autocorrelation by lag, of inner products, and correlation distance, of vectors [M, D] as they were computed."""
     finite = bool(torch.isfinite(traces).all())
-    constant = finite and bool((traces == traces[0]).all())
-    reason = NOT_FINITE if not finite else CONSTANT if constant else ""
     every = _far_enough(traces, lags, vector_autocorrelation)
+    reason = NOT_FINITE if not finite else CONSTANT if bool(every.isnan().any()) else ""
     return [_finished(row, reason, len(traces)) for row in _autocorrelation_rows(every, spacing, lags)]
 
 

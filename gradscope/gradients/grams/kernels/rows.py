@@ -24,15 +24,22 @@ def gram_of_rows(rows: Tensor) -> Tensor:
     Returns:
         [B, B], float64, the square of the unit of `rows`.
     """
+    return gram_and_range(rows)[0]
+
+
+def gram_and_range(rows: Tensor) -> tuple[Tensor, bool]:
+    """`gram_of_rows`, and whether all norms are between 1e-12 and 1e15, which its diagonal tells."""
     if rows.dtype not in (torch.float32, torch.float64):
         rows = rows.float()
     flat = _flattened(rows)
     gram = _gram(flat)
-    if flat.dtype == torch.float32 and flat.numel():
-        low, high = gram.diagonal().aminmax()
-        if not (float(low) > SMALLEST_SQUARE and float(high) < LARGEST_SQUARE):
-            _mend(gram, flat)
-    return gram
+    if not flat.numel():
+        return gram, False
+    low, high = gram.diagonal().aminmax()
+    in_range = float(low) > SMALLEST_SQUARE and float(high) < LARGEST_SQUARE
+    if not in_range and flat.dtype == torch.float32:
+        _mend(gram, flat)
+    return gram, in_range
 
 
 def summed_gram(gradients: Tensor) -> Tensor:
