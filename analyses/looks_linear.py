@@ -110,8 +110,8 @@ def pictures(training: pd.DataFrame) -> tuple[Picture, ...]:
                 error, y_scale="linear", x_label="depth (convolutions)", y_label="training error (share)"
             ),
             "Training error against depth after the same few epochs. Chance is 0.9.",
-            "Training error against depth for five kinds of networks: ReLU and CReLU fail when deep, looks-linear, "
-            "linear and residual ones go on learning.",
+            "Training error against depth for six kinds of networks: looks-linear, CReLU, ReLU, linear, residual, and "
+            "looks-linear with a readout of means.",
         ),
     )
 

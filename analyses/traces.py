@@ -36,7 +36,7 @@ What counts as white is white at this spacing of inputs (4/255); a finer grid wo
 Autocorrelations are means over draws of the standard estimator, with frozen batch statistics. White noise has an
 autocorrelation of -1/256 with a standard deviation of 1/16; brown noise loses 14 % of it in five steps.
 
-A unit of a deep plain network with batch normalisation switches with nearly every input, as a coin does; in a residual
+A unit of a deep plain network with batch normalisation switches at every second input, as a coin does; in a residual
 network it stays on or off for dozens of inputs. Without batch normalisation most units never switch: they say the
 same about every input, so that the gradient hardly changes, and does not shatter either.
 
@@ -44,7 +44,7 @@ That is why a well-known notebook could not reproduce the paper: it draws weight
 not centre. Its gradients stay correlated through 50 layers, and vanish, since that variance is half of He's. With He's
 weights they no longer vanish and are still not white; mean-centring (or batch normalisation) is what whitens. Without
 biases and without centring, a network of a scalar is linear on either side of zero, and its gradient takes two
-values only.
+values only. "White" is a matter of degree: a test over many lags still finds traces of correlation in some networks.
 """
 
 
@@ -172,8 +172,8 @@ def pictures(
             gs.figures.autocorrelation(acf, expected_autocorrelation(size.layers)),
             "Autocorrelation of those traces, mean over draws. A lag is 4/255 of input. A single trace "
             "of white noise stays in the grey band.",
-            "Autocorrelation against lag by network and depth: it is gone at once in deep plain networks, within "
-            "ten lags in a residual one of 50 blocks with beta 1, and falls slowly with beta 0.1.",
+            "Autocorrelation against lag by network and depth, plain, residual with beta 1 and residual with beta 0.1, "
+            "beside brown and white noise.",
         ),
         Picture(
             "rasters",
@@ -193,11 +193,10 @@ def pictures(
         Picture(
             "recipes",
             gs.figures.autocorrelation(of_recipes),
-            f"Autocorrelation in plain networks of {size.recipes} layers by how they are initialised: variances of weights "
-            "(He's is 2/N) and of biases. Only centring whitens; the first recipe is that of the notebook that could not "
-            "reproduce the paper.",
-            "Autocorrelation against lag for four recipes: three stay high through fifteen lags, the centred one is "
-            "at zero from the first.",
+            f"Autocorrelation in plain networks of {size.recipes} layers by how they are initialised: variances of "
+            "weights (He's is 2/N) and of biases. Centring whitens, the others do not; the first recipe is that of the "
+            "notebook that could not reproduce the paper.",
+            "Autocorrelation against lag for four recipes, three without centring and one with.",
         ),
     )
 

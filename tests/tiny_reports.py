@@ -38,13 +38,13 @@ ANALYSES = {
 }
 
 # A group of blocks that change places needs ResNet-20, a trend within a stage ResNet-26. The depths that claims
-# name must be there: 4 layers, traces of 2, 24 and 50, and Hessians of 2 and two more.
+# name must be there: 4, 20 and 50 layers, traces of 2, 24 and 50, and Hessians of 2 and two more.
 TINY = {
     "shattering": shattering.Preset(
         depths=(1, 4, 20, 50), draws_per_seed=1, networks=3, changed=(2, 3), layers=8, epochs=1
     ),
     "traces": traces.Preset(layers=(2, 24, 50), draws_per_seed=1, patterns=(2, 3), recipes=3),
-    "effective_rank": effective_rank.Preset(layers=(8, 14), minibatches=1, shown=8),
+    "effective_rank": effective_rank.Preset(layers=(8, 50), minibatches=1, shown=8),
     "looks_linear": looks_linear.Preset(depth=4, layers=(8, 14), epochs=1),
     "lesions": lesions.Preset(
         layers=20, epochs=3, plain_layers=7, sets=(1, 6), subsets=2, calibration=64, images=64

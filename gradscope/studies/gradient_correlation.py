@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 THEORY = "theory_correlation_R"
 _COLUMNS = [
-    *("source", "batch_norm", "quantity", "unit", "site", "depth", "call"),
+    *("source", "centred", "batch_norm", "quantity", "unit", "site", "depth", "call"),
     *("value", "low", "high", "n", "n_zero", "n_pairs", "status", "reason"),
 ]
 
@@ -29,6 +29,7 @@ def gradient_correlation(
     source: ExampleSource = "output",
     twin: bool = True,
     theory: bool = True,
+    centred: bool = False,
 ) -> "pd.DataFrame":
     """Correlation between the gradients of different examples, at the input and at every layer's output.
 
@@ -48,17 +49,20 @@ def gradient_correlation(
             network trained with its skips is broken without them. Where stored batch-norm statistics are in force, the
             twin uses those of the batch. A network without skips has no twin and no such rows.
         theory: Whether to add what is expected at infinite width with random weights of the same variance, for
-            `source="output"` and networks of vectors made of linear layers, ReLU or tanh, frozen batch normalisation and
-            sums (`studies.shattering.expected`). Meaningful at initialisation. Other networks get no such rows.
+            `source="output"` and networks of vectors made of linear layers, ReLU or tanh, frozen batch normalisation
+            and sums (`studies.shattering.expected`). Meaningful at initialisation. Other networks get no such rows.
+
+        centred: Whether to take off the mean gradient over examples first. Definition 1 does not. R is then
+            -1/(N - 1) whatever the network, since what is left adds up to zero; there is no theory for it.
 
     Returns:
         Frame with a row for each site and quantity: `correlation_R`, ratio of sums, with its jackknife 95 % interval
         over examples; `mean_cosine` over pairs of non-zero gradients, likewise; the same of the twin,
-        `twin_correlation_R` and `twin_mean_cosine`; `theory_correlation_R`. Columns `source`, `batch_norm` (the
-        meaning in force), `quantity`, `unit`, `site` (`input` first; for integers, what the embedding makes of them),
-        `depth` (order of running, input 0), `call`, `value`, `low`, `high`, `n` (examples with a non-zero gradient),
-        `n_zero`, `n_pairs` (of non-zero ones), `status`, `reason`. A site whose output has no row for each example
-        (windows, flattened tokens) is `skipped`.
+        `twin_correlation_R` and `twin_mean_cosine`; `theory_correlation_R`. Columns `source`, `centred`, `batch_norm`
+        (the meaning in force), `quantity`, `unit`, `site` (`input` first; for integers, what the embedding makes of
+        them), `depth` (order of running, input 0), `call`, `value`, `low`, `high`, `n` (examples with a non-zero
+        gradient), `n_zero`, `n_pairs` (of non-zero ones), `status`, `reason`. A site whose output has no row for each
+        example (windows, flattened tokens) is `skipped`.
 
     Raises:
         ValueError: Fewer than two examples, an unknown source, or no site.
@@ -73,27 +77,27 @@ def gradient_correlation(
 
     problem = as_problem(problem)
     warn_of_mixing(problem)
-    rows = _measured(problem, at, source)
+    rows = _measured(problem, at, source, centred)
     if twin:
-        rows += _of_twin(problem, at, source)
-    if theory and source == "output":
+        rows += _of_twin(problem, at, source, centred)
+    if theory and source == "output" and not centred:
         rows += _of_theory(problem, rows)
     named = source if isinstance(source, str | int) else getattr(source, "__name__", "function")
-    return pd.DataFrame(rows).assign(source=named)[_COLUMNS]
+    return pd.DataFrame(rows).assign(source=named, centred=centred)[_COLUMNS]
 
 
-def _measured(problem: Problem, at: Any, source: ExampleSource) -> list[dict[str, Any]]:
+def _measured(problem: Problem, at: Any, source: ExampleSource, centred: bool) -> list[dict[str, Any]]:
     label = problem.batch_norm_name
     with problem.prepared():
         examples = examples_in(problem.first_batch()[0])
         if examples < 2:
             raise ValueError(f"gradient_correlation compares examples, and the first batch has {examples}.")
         heard = example_gradients(problem, at, source, own=label == "own")
-    rows = [row for where, gradient in heard for row in rows_of(where, gradient, examples)]
+    rows = [row for where, gradient in heard for row in rows_of(where, gradient, examples, centred)]
     return [{"batch_norm": label} | row for row in rows]
 
 
-def _of_twin(problem: Problem, at: Any, source: ExampleSource) -> list[dict[str, Any]]:
+def _of_twin(problem: Problem, at: Any, source: ExampleSource, centred: bool) -> list[dict[str, Any]]:
     try:
         junctions = residual_junctions(problem)
     except ValueError:
@@ -103,7 +107,7 @@ def _of_twin(problem: Problem, at: Any, source: ExampleSource) -> list[dict[str,
         return []
     try:
         with twin_of(problem, junctions) as twin:
-            rows = _measured(twin, at, source)
+            rows = _measured(twin, at, source, centred)
     except (ValueError, RuntimeError) as error:
         place = {"batch_norm": problem.batch_norm_name, "unit": "1", "site": "input", "depth": 0, "call": 0}
         rows = unread(place, 0, 0, "skipped", f"the skips cannot be cut: {error}")
@@ -112,13 +116,13 @@ def _of_twin(problem: Problem, at: Any, source: ExampleSource) -> list[dict[str,
 
 def _of_theory(problem: Problem, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
     try:
-        with problem.prepared():
-            expected = expected_correlation(problem)
+        expected = expected_correlation(problem)
     except NoLaw:
         return []
     rows = []
     for row in measured:
-        if row["quantity"] == QUANTITIES[0] and row["site"] in expected:
+        measurable = row["quantity"] == QUANTITIES[0] and row["status"] != "skipped"
+        if measurable and row["site"] in expected:
             value = expected[row["site"]]
             told = {"quantity": THEORY, "value": value, "low": math.nan, "high": math.nan}
             known = math.isfinite(value)

@@ -81,7 +81,7 @@ def test_values_are_those_of_examples_looked_at_alone(name, source):
 def test_rows_are_tidy():
     frame = gradient_correlation(problem_of("plain"), theory=False)
     assert list(frame.columns) == [
-        *("source", "batch_norm", "quantity", "unit", "site", "depth", "call"),
+        *("source", "centred", "batch_norm", "quantity", "unit", "site", "depth", "call"),
         *("value", "low", "high", "n", "n_zero", "n_pairs", "status", "reason"),
     ]
     assert list(frame["site"]) == ["input", "input", "0", "0", "2", "2", "4", "4"]

@@ -7,8 +7,8 @@ from as_found import assert_as_found, snapshot
 from torch import nn
 
 import gradscope as gs
+from gradscope.gradients.input_gradients import input_gradients
 from gradscope.nets import build
-from gradscope.nets.layers import Centre
 
 
 def gaussian(examples: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -82,88 +82,6 @@ def test_the_model_is_left_as_found():
     assert_as_found(model, before)
 
 
-DRAWN = {
-    "plain": {"name": "plain_mlp", "normalise": "none"},
-    "plain, biases": {"name": "plain_mlp", "normalise": "none", "bias": True},
-    "plain, centred": {"name": "plain_mlp", "normalise": "mean"},
-    "plain, batch norm": {"name": "plain_mlp", "normalise": "batch"},
-    "residual": {"name": "residual_mlp", "normalise": "none"},
-    "residual, centred, two layers a branch": {
-        "name": "residual_mlp",
-        "normalise": "mean",
-        "branch_layers": 2,
-    },
-    "residual, batch norm, beta 0.3": {
-        "name": "residual_mlp",
-        "normalise": "batch",
-        "beta": 0.3,
-        "alpha": 0.9,
-    },
-}
-
-
-@pytest.mark.parametrize("name", DRAWN)
-def test_theory_is_the_mean_over_wide_networks(name):
-    """On inputs in two clusters, which no law for exchangeable inputs covers."""
-    x = gaussian(24, 96, dtype=torch.float32)
-    x[:12] += 1.5 * gaussian(1, 96, seed=9, dtype=torch.float32)
-    measured, expected = [], []
-    for seed in range(8):
-        model = build(**DRAWN[name], depth=3, width=192, inputs=96, outputs=1, seed=seed)
-        frame = gs.gradient_correlation((model, x), twin=False)
-        measured.append(value(frame, "correlation_R"))
-        expected.append(value(frame, "theory_correlation_R"))
-    # As an infinitely wide network without batch statistics of single units: 192 units, eight draws.
-    assert np.mean(measured) == pytest.approx(np.mean(expected), abs=0.035)
-
-
-def test_theory_in_every_layer_falls_towards_the_input():
-    model = build("plain_mlp", depth=4, width=256, outputs=1, seed=0)
-    frame = gs.gradient_correlation((model, gaussian(64, 256, dtype=torch.float32)))
-    theory = frame[frame["quantity"] == "theory_correlation_R"].set_index("site")["value"]
-    assert list(theory.index) == ["input", *(f"blocks.{layer}.linear" for layer in range(4)), "head"]
-    # From orthogonal inputs: the recursion's value through four layers, and one at the readout.
-    assert theory["input"] == pytest.approx(gs.theory.plain_correlation(4).gradient_correlation[-1], abs=0.01)
-    assert theory["head"] == 1 and theory.is_monotonic_increasing
-
-
-class Square(nn.Module):
-    def forward(self, x):
-        return x * x
-
-
-class Shift(nn.Module):
-    def forward(self, x):
-        return x - 1.0
-
-
-UNKNOWN = {
-    "another activation": nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 1)),
-    "a product of two": nn.Sequential(nn.Linear(6, 6), Square(), nn.Linear(6, 1)),
-    "a shift that is no centring": nn.Sequential(nn.Linear(6, 6), Shift(), nn.ReLU(), nn.Linear(6, 1)),
-    "a convolution": nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 2, 3), nn.ReLU(), nn.Flatten()),
-}
-
-
-@pytest.mark.parametrize("name", UNKNOWN)
-def test_no_theory_is_made_up(name):
-    frame = gs.gradient_correlation((UNKNOWN[name].double(), gaussian(5, 6)))
-    assert "theory_correlation_R" not in set(frame["quantity"])
-
-
-def test_no_theory_for_other_sources_or_trained_scales():
-    model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)).double()
-    x, y = gaussian(6, 6), torch.tensor([0, 1, 0, 1, 0, 1])
-    quantities = set(gs.gradient_correlation((model, (x, y)))["quantity"])
-    assert "theory_correlation_R" in quantities
-    assert "theory_correlation_R" not in set(
-        gs.gradient_correlation((model, (x, y)), source="logit")["quantity"]
-    )
-    with torch.no_grad():
-        model[1].weight[0] = 2.0
-    assert "theory_correlation_R" not in set(gs.gradient_correlation((model, (x, y)))["quantity"])
-
-
 def test_sources_are_the_gradients_of_what_they_say():
     model, x = stranger(skip=False), gaussian(6, 6)
     y = torch.tensor([0, 1, 1, 0, 1, 0])
@@ -181,10 +99,29 @@ def test_sources_are_the_gradients_of_what_they_say():
 
 
 def test_mean_cosine_has_the_jackknife_of_directions():
-    x = gaussian(9, 6)
-    frame = gs.gradient_correlation((stranger(skip=True), x), twin=False, theory=False, at="0.linear")
+    model, x = stranger(skip=False), gaussian(9, 6)
+    frame = gs.gradient_correlation(gs.Problem(model, x), twin=False, theory=False, at="3")
     row = frame[(frame["quantity"] == "mean_cosine") & (frame["site"] == "input")].iloc[0]
-    assert row["low"] < row["value"] < row["high"] and row["n_pairs"] == 36
+    gradients = torch.nn.functional.normalize(input_gradients(gs.Problem(model, x)), dim=1)
+
+    def mean_cosine(rows: torch.Tensor) -> float:
+        n = len(rows)
+        return float(((rows @ rows.T).sum() - n) / (n * (n - 1)))
+
+    without = torch.tensor([mean_cosine(torch.cat([gradients[:i], gradients[i + 1 :]])) for i in range(9)])
+    error = 1.959964 * float((8 / 9 * (without - without.mean()).square().sum()).sqrt())
+    assert row["value"] == pytest.approx(mean_cosine(gradients), abs=1e-12) and row["n_pairs"] == 36
+    assert (row["low"], row["high"]) == pytest.approx((row["value"] - error, row["value"] + error), abs=1e-6)
+
+
+def test_centred_gradients_are_pinned_and_said_to_be_centred():
+    frame = gs.gradient_correlation((stranger(skip=True), gaussian(9, 6)), centred=True)
+    assert frame["centred"].all() and "theory_correlation_R" not in set(frame["quantity"])
+    assert value(frame, "correlation_R") == pytest.approx(-1 / 8, abs=1e-12)
+    assert value(frame, "twin_correlation_R") == pytest.approx(-1 / 8, abs=1e-12)
+    # The gradient at the readout is the same for all examples, so that nothing is left of it.
+    assert set(frame[frame["site"] == "3"]["status"]) == {"undefined"}
+    assert not gs.gradient_correlation((stranger(skip=True), gaussian(9, 6)))["centred"].any()
 
 
 READINGS = {
@@ -230,8 +167,3 @@ def test_the_reading_warns_of_the_loss_and_of_mixed_examples():
 def test_a_frame_of_something_else_is_refused():
     with pytest.raises(ValueError, match="reads what gradient_correlation returns"):
         gs.shattering_reading(gs.gradient_correlation((stranger(False), gaussian(5, 6))).iloc[:0])
-
-
-def test_centring_is_told_from_other_differences():
-    net = nn.Sequential(nn.Linear(6, 6), Centre(), nn.ReLU(), nn.Linear(6, 1)).double()
-    assert "theory_correlation_R" in set(gs.gradient_correlation((net, gaussian(5, 6)))["quantity"])

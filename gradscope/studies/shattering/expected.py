@@ -40,7 +40,7 @@ class NoLaw(Exception):
 
 
 def expected_correlation(problem: Problem) -> dict[str, float]:
-    """R of Definition 1 at `input` and at the output of each linear layer, by site; call inside `prepared`.
+    """R of Definition 1 at `input` and at the output of each linear layer, by site.
 
     NaN where the gradient is zero.
 
@@ -60,7 +60,10 @@ def expected_correlation(problem: Problem) -> dict[str, float]:
         raise NoLaw(f"its input has {rows.shape[1]} numbers, which is far from infinitely many")
     if not np.isfinite(rows).all():
         raise NoLaw("its input is not finite")
-    found = _Steps(problem)
+    # Inside `prepared` the network is in eval mode, in which `auto` would have another name.
+    normalised = problem.batch_norm_name
+    with problem.prepared():
+        found = _Steps(problem, normalised)
     forward = found.forward(rows)
     gradients = found.backward(forward)
     return {site: _ratio(gradients[node]) for site, node in found.sites.items()}
@@ -69,8 +72,8 @@ def expected_correlation(problem: Problem) -> dict[str, float]:
 class _Steps:
     """The nodes of one forward pass, and what each does to sampled units, [N, units]."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, normalised: str) -> None:
+        self.problem, self.normalised = problem, normalised
         self.examples = len(problem.first_batch()[0])
         self.random = np.random.default_rng(0)
         made, output, source = self._run()
@@ -130,7 +133,7 @@ class _Steps:
             return (units - units.mean(axis=0)) / _deviation(units)
         if name == "AddBackward0":
             return np.sum(operands, axis=0)
-        return units * _factor(node)
+        return units * self._factor(node)
 
     def backward(self, values: dict[Node, Units]) -> dict[Node, Units]:
         """Gradients of sampled units at every node's result, the outputs' being all alike."""
@@ -150,7 +153,7 @@ class _Steps:
             return gradient * _ACTIVATIONS[name][1](operand)
         if name == "NativeBatchNormBackward0":
             return gradient / _deviation(operand)
-        return gradient * _factor(node)
+        return gradient * self._factor(node)
 
     def _drawn(self, covariance: Units) -> Units:
         """Units of a centred Gaussian process over the batch."""
@@ -172,6 +175,15 @@ class _Steps:
     def _bias_variance(self, node: Node) -> float:
         bias = None if node.name() == "MmBackward0" else node.next_functions[0][0]
         return 0.0 if bias is None else float(bias.variable.detach().double().square().mean())
+
+    def _factor(self, node: Node) -> float:
+        return float(self._other(node).detach()) if node.name() == "MulBackward0" else 1.0
+
+    def _other(self, product: Node) -> Tensor:
+        """What the operand of a product that hangs on the input is multiplied by."""
+        first, _ = product.next_functions[0]
+        other: Tensor = product._saved_other if first is self.live[product][0] else product._saved_self
+        return other
 
     def _refuse_unknown(self, centred: set[Node]) -> None:
         used: set[int] = set()
@@ -196,7 +208,7 @@ class _Steps:
                 raise NoLaw("a difference is taken that is no centring")
             if name == "AddBackward0" and (len(self.live[node]) != 2 or node._saved_alpha != 1):
                 raise NoLaw("a sum with a constant, a parameter or a factor of its own")
-            if name == "MulBackward0" and (node._saved_other is None or node._saved_other.numel() != 1):
+            if name == "MulBackward0" and self._other(node).numel() != 1:
                 raise NoLaw("a product with something else than a number")
             if name == "NativeBatchNormBackward0" and not self._normalises_by_the_batch():
                 raise NoLaw(
@@ -229,7 +241,7 @@ class _Steps:
             layer.weight is None or bool((layer.weight == 1).all() and (layer.bias == 0).all())
             for layer in layers
         )
-        return fresh and self.problem.batch_norm_name == "frozen"
+        return fresh and self.normalised == "frozen"
 
 
 def _parameter(node: Node) -> tuple[Tensor, bool]:
@@ -241,10 +253,6 @@ def _parameter(node: Node) -> tuple[Tensor, bool]:
     if not isinstance(weight, Tensor) or weight.ndim != 2:
         raise NoLaw("a weight is frozen, or computed from others")
     return weight, transposed
-
-
-def _factor(node: Node) -> float:
-    return float(node._saved_other) if node.name() == "MulBackward0" else 1.0
 
 
 def _deviation(units: Units) -> Units:

@@ -12,7 +12,7 @@ from gradscope.measures.correlation import correlation_R_interval
 QUANTITIES = ("correlation_R", "mean_cosine")
 
 
-def rows_of(where: Heard, gradient: Tensor, examples: int) -> list[dict[str, Any]]:
+def rows_of(where: Heard, gradient: Tensor, examples: int, centred: bool) -> list[dict[str, Any]]:
     """`correlation_R` over all examples and `mean_cosine` over those with a non-zero gradient, with intervals."""
     place = {"unit": "1", "site": where.site, "depth": where.depth + 1, "call": where.call}
     if gradient.ndim == 0 or len(gradient) != examples:
@@ -21,6 +21,11 @@ def rows_of(where: Heard, gradient: Tensor, examples: int) -> list[dict[str, Any
     rows = gradient.reshape(examples, -1).double()
     if not bool(torch.isfinite(rows).all()):
         return unread(place, 0, 0, "undefined", "a gradient is infinite or NaN")
+    if centred:
+        # Rows are brought near one first, for rounding is all that is left of equal ones.
+        rows = rows / rows.abs().amax() if bool(rows.any()) else rows
+        apart = rows - rows.mean(dim=0)
+        rows = torch.where(apart.abs() <= 1e-13 * rows.abs().amax(), 0.0, apart)
     largest = rows.abs().amax(dim=1, keepdim=True)
     kept = rows[largest[:, 0] > 0] / largest[largest[:, 0] > 0]
     n, n_zero = len(kept), examples - len(kept)
