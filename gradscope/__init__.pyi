@@ -29,6 +29,7 @@ from .instruments.junctions import Junction as Junction
 from .instruments.junctions import junctions as junctions
 from .instruments.recalibrate import recalibrated as recalibrated
 from .problem import Problem as Problem
+from .studies.activity_raster import activity_raster as activity_raster
 from .studies.block_participation import block_participation as block_participation
 from .studies.depth_traces import depth_traces as depth_traces
 from .studies.effective_ensemble import effective_ensemble as effective_ensemble

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from .canvas import canvas, legend_below
-from .frames import drawable, interval_note, levels, note_left_out, over_seeds, require, whiskers
+from .frames import drawable, interval_note, levels, over_seeds, require, whiskers
 from .scales import logarithmic
 from .style import GREY, house_style, marks
 
@@ -30,8 +32,8 @@ WHOLE = "all parameters"
 UPWARDS = Path([(0, 0), (0, 1), (-0.2, 0.75), (0, 1), (0.2, 0.75)], [1, 2, 1, 2, 2])
 # Between two levels at the same depth, in layers.
 APART = 0.12
-# From this ratio of the largest to the smallest value a quantity in examples is drawn on a log axis.
-DECADES = 30
+# An interval may take so many times the height of the points; what is longer is cut.
+ROOM = 1.0
 
 
 def agreement(
@@ -44,8 +46,10 @@ def agreement(
 ) -> Figure:
     """A panel for each quantity against depth, one line per level of `hue`, with intervals and lines at zero and one.
 
-    The whole gradient (`site` "all parameters") is a grey line across. An interval without upper end points out of the
-    panel with an arrow.
+    The whole gradient (`site` "all parameters") is a grey line across. All panels have one x axis; quantities with a
+    unit are on a logarithmic axis where they are positive. Axes leave room for the points, and as much again on
+    either side for intervals: one that leaves the panel says so in the legend, one without upper end has an arrow.
+    Levels that fewer layers have than others (such as factors) say how many.
 
     Args:
         frame: As `gradient_agreement` returns it: columns `quantity`, `depth`, `value`, and `hue`, `unit`, `site`,
@@ -75,7 +79,8 @@ def agreement(
     across = over_seeds(drawable(frame[whole], ["value"])[0], ["quantity", hue], who)
     looks = marks(levels(frame, hue))
     with house_style():
-        figure, axes = canvas(ax, len(shown), height=2.3)
+        figure, axes = canvas(ax, len(shown), height=2.3, share_x=True)
+        named = _labels(summary, hue)
         for axis, quantity in zip(axes, shown, strict=True):
             rows = summary[summary["quantity"] == quantity]
             unit = str(frame.loc[frame["quantity"] == quantity, "unit"].iloc[0])
@@ -86,14 +91,19 @@ def agreement(
                 # Beside each other, for some levels have the same values (a linear layer's output and backward).
                 part = part.assign(depth=part["depth"] + APART * (turn - (len(looks) - 1) / 2))
                 if len(part):
-                    _line(axis, part, look.line(zorder=3), str(level))
-            for value in across.loc[across["quantity"] == quantity, "value"].to_numpy(dtype=float):
+                    _line(axis, part, look.line(zorder=3), named[level])
+            lines = across.loc[across["quantity"] == quantity, "value"].to_numpy(dtype=float)
+            for value in lines:
                 axis.axhline(value, color=GREY, linewidth=1.4, linestyle=(0, (6, 2)), label=WHOLE, zorder=2)
-            _finish(axis, rows["value"].to_numpy(dtype=float), quantity, unit)
+            _finish(axis, rows, lines, quantity, unit)
+        for axis in axes[-2:]:
             axis.set_xlabel(x_label)
         note = interval_note(summary) if len(summary) else ""
-        axes[-1].set_xlabel(f"{x_label}\n{note}" if note else x_label)
-        note_left_out(axes[-1], left_out, int((~whole).sum()))
+        # A panel is half as wide as the figure, and a longer line would be cut at its edge.
+        notes = wrap(note, 60 if len(axes) == 1 else 26)
+        if left_out:
+            notes += [f"{left_out} of {int((~whole).sum())}", "rows not drawn: not finite"]
+        axes[-1].set_xlabel("\n".join([x_label, *notes]))
         legend_below(figure, axes, ax)
     return figure
 
@@ -127,9 +137,58 @@ def _line(axis: Axes, rows: pd.DataFrame, look: dict, label: str) -> None:
         )
 
 
-def _finish(axis: Axes, values: NDArray[np.float64], quantity: str, unit: str) -> None:
+def _labels(summary: pd.DataFrame, hue: str) -> dict[Any, str]:
+    """The levels' names, with the number of layers where it is not that of all."""
+    depths = summary.groupby(hue)["depth"].nunique()
+    layers = summary["depth"].nunique()
+    return {
+        level: str(level) if number == layers else f"{level} ({number} of {layers} layers)"
+        for level, number in depths.items()
+    }
+
+
+def _finish(axis: Axes, rows: pd.DataFrame, across: NDArray[np.float64], quantity: str, unit: str) -> None:
     name = quantity.replace("correlation_R", "correlation R").replace("_05", " 5 %").replace("_", " ")
     axis.set_ylabel(f"{name}\n({'dimensionless' if unit == '1' else unit})")
     axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    if unit != "1" and len(values) and values.min() > 0 and values.max() > DECADES * values.min():
+    points = np.concatenate([rows["value"].to_numpy(dtype=float), across, [0.0, 1.0] if unit == "1" else []])
+    if not len(points):
+        return
+    positive = unit != "1" and points.min() > 0
+    bottom, top = _limits(
+        points, rows["low"].to_numpy(dtype=float), rows["high"].to_numpy(dtype=float), positive
+    )
+    if positive:
+        axis.set_ylim(bottom, top)
         logarithmic(axis)
+    axis.set_ylim(bottom, top)
+    for end, edge, marker in (("low", bottom, "v"), ("high", top, "^")):
+        ends = rows[end].to_numpy(dtype=float)
+        beyond = np.isfinite(ends) & ((ends < bottom) | (ends > top))
+        if beyond.any():
+            depth = rows.loc[beyond, "depth"]
+            look: dict[str, Any] = {
+                "linestyle": "",
+                "marker": marker,
+                "markerfacecolor": "none",
+                "color": "black",
+            }
+            axis.plot(
+                depth, np.full(len(depth), edge), label="interval leaves the panel", clip_on=False, **look
+            )
+
+
+def _limits(
+    points: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], positive: bool
+) -> tuple[float, float]:
+    """Of a panel: the points, and as much of the intervals as leaves the points room."""
+    if positive:
+        points, low, high = np.log10(points), np.log10(np.where(low > 0, low, np.nan)), np.log10(high)
+    whole = np.isfinite(low) & np.isfinite(high)
+    usual = float(np.median((high - low)[whole])) if whole.any() else 0.0
+    room = ROOM * max(float(np.ptp(points)), usual)
+    bottom = max(float(np.min([points.min(), *low[np.isfinite(low)]])), float(points.min()) - room)
+    top = min(float(np.max([points.max(), *high[np.isfinite(high)]])), float(points.max()) + room)
+    margin = 0.05 * (top - bottom) or 0.5
+    ends = bottom - margin, top + margin
+    return (10 ** ends[0], 10 ** ends[1]) if positive else ends

@@ -17,7 +17,7 @@ from .frames import (
     single_quantity,
     whiskers,
 )
-from .panels import layers_name, named
+from .panels import layers_name, named, refuse_mixed
 from .style import GREY, Mark, house_style, marks
 
 BAND = ("band_low", "band_high")
@@ -58,9 +58,10 @@ def autocorrelation(
     band, noises = _band(frame), _noises(frame, against)
     if "quantity" in frame.columns:
         frame = frame[~frame["quantity"].isin((*BAND, "reference"))]
-    frame = named(frame, "autocorrelation")
+    given, frame = frame, named(frame, "autocorrelation")
     require(frame, ["family", "layers", against, "value"], who)
     single_quantity(frame, who)
+    refuse_mixed(frame, given, [against], who)
     kept, left_out = drawable(frame, [against, "value"])
     summary = over_seeds(kept, ["family", "layers", against], who)
     families = levels(frame, "family")

@@ -14,6 +14,7 @@ from .canvas import canvas, legend_below
 from .frames import drawable, interval_note, levels, note_left_out, only, over_seeds, require, whiskers
 from .style import BLACK, house_style, marks
 
+POINTS = "output_gradient_log10_norm"
 LINE = "fitted_gradient_log10_norm"
 # What is lost, how its mark looks, and where it stands if it has no value: at the foot or at the top of the axes.
 LOST = {"underflow": ("v", 0.02), "overflow": ("^", 0.98)}
@@ -22,23 +23,25 @@ LOST = {"underflow": ("v", 0.02), "overflow": ("^", 0.98)}
 def gradient_flow(
     frame: pd.DataFrame,
     *,
-    quantity: str = "output_gradient_log10_norm",
+    quantity: str = POINTS,
     hue: str = "family",
     x_label: str = "depth (layers from the input)",
-    y_label: str = "gradient norm\nlog10 (loss per output)",
+    y_label: str | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Logarithm of the gradient's norm against depth, with the fitted line and what the precision lost.
 
-    Open triangles mark gradients that underflowed or overflowed, at the edge where no number is left of them.
+    The axis spans the points and the line; a band that is wider is cut, and the legend says so. Open triangles mark
+    gradients that underflowed or overflowed, at the edge where no number is left of them.
 
     Args:
         frame: As `gradient_flow` returns it, or columns `depth`, `value`, and `quantity`, `call`, `low`, `high`,
             `status`, `hue`, `seed` where there are any. Rows of `fitted_gradient_log10_norm` are the line and its band.
-        quantity: Which rows are the points.
+        quantity: Which rows are the points. Of a quantity of parameters, those of all parameters of a layer together
+            (`parameter` "all"); for single ones filter the frame.
         hue: Condition told apart by colour, marker and dash; left out for one network.
         x_label: With unit.
-        y_label: With unit.
+        y_label: With unit; None for the quantity and the unit that its rows name.
         ax: Axes to draw into; None for a new figure.
 
     Source:
@@ -52,7 +55,7 @@ def gradient_flow(
         frame = frame.assign(call=0)
     if "status" not in frame.columns:
         frame = frame.assign(status="ok")
-    points = only(frame, quantity, who)
+    points = _together(only(frame, quantity, who))
     lost = points[points["status"].isin(list(LOST))]
     kept, _ = drawable(points, ["depth", "value"])
     missing = points[~points.index.isin(kept.index) & ~points.index.isin(lost.index)]
@@ -70,28 +73,48 @@ def gradient_flow(
                 label=str(name),
                 **looks[name].line(zorder=3),
             )
-        if "quantity" in frame.columns and (frame["quantity"] == LINE).any():
+        if quantity == POINTS and "quantity" in frame.columns and (frame["quantity"] == LINE).any():
             _fitted(axis, only(frame, LINE, who), hue, looks, who)
         _lost_marks(axis, lost)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
         note = interval_note(summary)
         axis.set_xlabel(f"{x_label}\n{note}" if note else x_label)
-        axis.set_ylabel(y_label)
+        axis.set_ylabel(y_label or _named(points, quantity))
         note_left_out(axis, len(missing), len(points))
         legend_below(figure, [axis], ax)
     return figure
 
 
+def _together(points: pd.DataFrame) -> pd.DataFrame:
+    """Without rows of single parameters, where there are those of a layer's together, and of layers without depth."""
+    if "parameter" in points.columns and (points["parameter"] == "all").any():
+        points = points[points["parameter"] == "all"]
+    return points[~(points["depth"] < 0)]
+
+
+def _named(points: pd.DataFrame, quantity: str) -> str:
+    if quantity == POINTS:
+        return "gradient norm\nlog10 (loss per output)"
+    unit = str(points["unit"].iloc[0]) if "unit" in points.columns and len(points) else ""
+    of = f"\n({'dimensionless' if unit == '1' else unit})" if unit else ""
+    return f"{quantity.replace('_', ' ')}{of}"
+
+
 def _fitted(axis: Axes, rows: pd.DataFrame, hue: str, looks: dict, who: str) -> None:
     line = over_seeds(drawable(rows, ["depth", "value"])[0], [hue, "depth", "call"], who)
-    for name, some in line.groupby(hue, sort=False):
-        some = some.sort_values(["depth", "call"])
+    stages = [(name, some.sort_values(["depth", "call"])) for name, some in line.groupby(hue, sort=False)]
+    for _, some in stages:
+        axis.plot(some["depth"], some["value"], color=BLACK, linestyle=(0, (3, 2)), linewidth=1.2, zorder=5)
+    bottom, top = axis.get_ylim()
+    for name, some in stages:
         depth = some["depth"].to_numpy(dtype=float)
         low, high = some["low"].to_numpy(dtype=float), some["high"].to_numpy(dtype=float)
-        axis.plot(depth, some["value"], color=BLACK, linestyle=(0, (3, 2)), linewidth=1.2, zorder=5)
         axis.fill_between(depth, low, high, color=looks[name].colour, alpha=0.15, linewidth=0, zorder=1)
     if len(line):
-        axis.plot([], [], color=BLACK, linestyle=(0, (3, 2)), linewidth=1.2, label="fitted line, 95 % band")
+        axis.set_ylim(bottom, top)
+        cut = bool((line["low"] < bottom).any() or (line["high"] > top).any())
+        label = f"fitted line, 95 % band{' (cut at the edges)' if cut else ''}"
+        axis.plot([], [], color=BLACK, linestyle=(0, (3, 2)), linewidth=1.2, label=label)
 
 
 def _lost_marks(axis: Axes, lost: pd.DataFrame) -> None:

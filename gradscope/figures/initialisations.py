@@ -11,6 +11,8 @@ from .canvas import canvas, legend_below
 from .frames import drawable, interval_note, note_left_out, only, over_seeds, require, whiskers
 from .style import house_style, marks
 
+# Quantities that cannot leave this range, whatever an interval of few draws says.
+BOUNDED = {"correlation_R": (-1.0, 1.0), "mean_cosine": (-1.0, 1.0)}
 AS_GIVEN, DRAWN = "as given", "drawn anew"
 
 
@@ -27,7 +29,8 @@ def initialisations(
 
     Args:
         frame: As `initialisation_study` returns it: columns `scheme`, `site` and `value`, and `quantity`, `low`,
-            `high`, `status`, `seed` where there are any. Schemes that were skipped are named below the axis.
+            `high`, `status`, `seed` where there are any. Schemes that were skipped are named below the axis. Intervals
+            of few draws may leave the range of a correlation: the axis does not, and a note counts them.
         quantity: Which rows are drawn, at `site`.
         site: A layer's name, or the input.
         x_label: With unit.
@@ -68,7 +71,23 @@ def initialisations(
         axis.set_xlabel(f"{x_label}\n{note.replace('seeds', 'draws')}" if note else x_label)
         if len(skipped):
             axis.set_xlabel(f"{axis.get_xlabel()}\nskipped: {', '.join(dict.fromkeys(skipped['scheme']))}")
+        _keep_within(axis, summary, quantity)
         axis.set_ylabel(y_label)
         note_left_out(axis, left_out, len(points))
         legend_below(figure, [axis], ax)
     return figure
+
+
+def _keep_within(axis: Axes, summary: pd.DataFrame, quantity: str) -> None:
+    if quantity not in BOUNDED:
+        return
+    least, most = BOUNDED[quantity]
+    rounding = 1e-6
+    leaving = int(((summary["low"] < least - rounding) | (summary["high"] > most + rounding)).sum())
+    if not leaving:
+        return
+    low, high = axis.get_xlim()
+    margin = 0.03 * (most - least)
+    axis.set_xlim(max(low, least - margin), min(high, most + margin))
+    verb = "interval leaves" if leaving == 1 else "intervals leave"
+    axis.set_xlabel(f"{axis.get_xlabel()}\n{leaving} {verb} the range {least:g} to {most:g}: cut here")

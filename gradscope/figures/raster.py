@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .canvas import canvas, label_y
 from .frames import drawable, note_left_out, require
-from .panels import WIDE, by_condition, one_seed, wrapped
+from .panels import WIDE, X_LABEL, by_condition, named, one_seed, refuse_mixed, wrapped
 from .style import BLACK, house_style
 
 
@@ -19,15 +19,16 @@ def raster(
     frame: pd.DataFrame,
     *,
     columns: int = 2,
-    x_label: str = "input x (dimensionless)",
+    x_label: str = X_LABEL,
     y_label: str = "unit (number)",
     ax: Axes | None = None,
 ) -> Figure:
     """A row for each unit, black where it is active: stripes where units seldom switch, dust where they toss coins.
 
     Args:
-        frame: Columns `family`, `layers`, `neuron`, `x`, `value` (1 active, 0 not); one panel per family and depth. Of
-            several seeds the first is drawn, and the title says so.
+        frame: As `activity_raster` returns it, a panel for each site; or columns `family`, `layers`, `neuron`, `x`,
+            `value` (1 active, 0 not), a panel per family and depth. Of several seeds the first is drawn, and the title
+            says so.
         columns: Panels per row.
         x_label: With unit.
         y_label: With unit.
@@ -36,16 +37,14 @@ def raster(
     Source:
         Balduzzi et al. (2017), arXiv:1702.08591, figure 4.
     """
+    given, frame = frame, named(frame, "active")
     require(frame, ["family", "layers", "neuron", "x", "value"], "raster")
+    refuse_mixed(frame, given, ["neuron", "x"], "raster")
     panels = [one_seed(title, rows) for title, rows in by_condition(frame)]
     with house_style():
         figure, axes = canvas(ax, len(panels), columns=columns, height=2.1, share_x=True)
         for axis, (title, rows) in zip(axes, panels, strict=True):
             kept, left_out = drawable(rows, ["neuron", "x", "value"])
-            if kept.duplicated(["neuron", "x"]).any():
-                raise ValueError(
-                    "raster draws one value for each neuron and input, but the frame has several. Filter it."
-                )
             table = kept.pivot(index="neuron", columns="x", values="value")
             axis.grid(False)
             if min(table.shape) > 1:

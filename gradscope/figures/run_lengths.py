@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from .canvas import canvas, label_y, legend_below
 from .frames import drawable, levels, note_left_out, require, single_quantity
+from .panels import layers_name, named, refuse_mixed
 from .style import house_style, marks
 
 
@@ -25,7 +26,8 @@ def run_lengths(
     together.
 
     Args:
-        frame: Columns `family`, `layers`, `length`, `value`, the number of runs of that length.
+        frame: As `activity_raster` returns it, a line for each site; or columns `family`, `layers`, `length`, `value`,
+            the number of runs of that length.
         x_label: With unit.
         y_label: With unit.
         ax: Axes to draw into, divided when there are several families; None for a new figure.
@@ -33,8 +35,10 @@ def run_lengths(
     Source:
         Balduzzi et al. (2017), arXiv:1702.08591, figure 4.
     """
+    given, frame = frame, named(frame, "runs")
     require(frame, ["family", "layers", "length", "value"], "run_lengths")
     single_quantity(frame, "run_lengths")
+    refuse_mixed(frame, given, ["length"], "run_lengths")
     kept, left_out = drawable(frame, ["length", "value"])
     kept = kept.assign(ends=2.0 ** np.ceil(np.log2(kept["length"].to_numpy(dtype=float))))
     families = levels(frame, "family")
@@ -42,10 +46,13 @@ def run_lengths(
     with house_style():
         figure, axes = canvas(ax, len(families), height=2.7, share_x=True, share_y=True)
         for axis, family in zip(axes, families, strict=True):
-            for layers, rows in kept[kept["family"] == family].groupby("layers"):
+            for layers in looks:
+                rows = kept[(kept["family"] == family) & (kept["layers"] == layers)]
+                if rows.empty:
+                    continue
                 counts = rows.groupby("ends")["value"].sum()
                 shares = counts / counts.sum()
-                axis.plot(shares.index, shares, label=f"{layers:g} layers", **looks[layers].line())
+                axis.plot(shares.index, shares, label=layers_name(layers), **looks[layers].line())
             axis.set_title(str(family))
             axis.set_xlabel(x_label)
         _doubling(axes[0], kept["ends"].max() if len(kept) else 1.0)

@@ -11,27 +11,42 @@ from matplotlib.ticker import FuncFormatter
 
 from .canvas import RASTERISE_ABOVE, canvas, label_y
 from .frames import drawable, note_left_out, require
-from .panels import by_condition, named, one_seed
+from .panels import (
+    TRAVELLED,
+    X_LABEL,
+    by_condition,
+    named,
+    one_seed,
+    refuse_mixed,
+    scalars,
+    wrapped,
+)
 from .scales import plain_number
 from .style import BLUE, house_style
+
+NORMS = "input_gradient_norm"
+# Letters of a title that fit over half a page.
+TITLE = 28
 
 
 def traces(
     frame: pd.DataFrame,
     *,
     columns: int = 2,
-    x_label: str = "input x (dimensionless)",
-    y_label: str = "df/dx (scaled per panel)",
+    x_label: str | None = None,
+    y_label: str = "df/dx\n(scaled per panel)",
     ax: Axes | None = None,
 ) -> Figure:
-    """Small multiples of input gradients along a line of inputs, noise for comparison included.
+    """Small multiples of input gradients along a line of inputs, and of noises where the frame holds any.
 
     Args:
         frame: Columns `family`, `layers` (NaN for a noise), `x`, `value`, or a frame of `input_trace` or
-            `depth_traces` as it is; one panel per family and depth, in order of appearance. When there are several
-            seeds the first is drawn, for a mean of traces would look like none of them; the title says so.
+            `depth_traces` (with its `noise`) as it is; one panel per family and depth, in order of appearance. When
+            there are several seeds the first is drawn, for a mean of traces would look like none of them; the title
+            says so. The norms that `input_trace` reads of inputs of several numbers are left aside, which a note says;
+            they are drawn from `frame.query("quantity == 'input_gradient_norm'")`.
         columns: Panels per row.
-        x_label: With unit.
+        x_label: With unit; None for the input, or the distance travelled between samples.
         y_label: With unit. Each panel has its own scale, since gradients of deep and shallow
             networks differ by orders of magnitude and their shape is the question.
         ax: Axes to divide into panels; None for a new figure.
@@ -39,11 +54,15 @@ def traces(
     Source:
         Balduzzi et al. (2017), arXiv:1702.08591, figure 1.
     """
-    frame = named(frame, "input_gradient")
+    given, frame = frame, named(frame, "input_gradient")
     require(frame, ["family", "layers", "x", "value"], "traces")
+    refuse_mixed(frame, given, ["x"], "traces")
+    x_label = (X_LABEL if scalars(frame) else TRAVELLED) if x_label is None else x_label
     panels = [one_seed(title, rows) for title, rows in by_condition(frame)]
     with house_style():
-        figure, axes = canvas(ax, len(panels), columns=columns, height=1.75, share_x=True)
+        figure, axes = canvas(
+            ax, len(panels), columns=columns, height=2.1 if len(panels) <= columns else 1.75, share_x=True
+        )
         for axis, (title, rows) in zip(axes, panels, strict=True):
             kept, left_out = drawable(rows, ["x", "value"])
             kept = kept.sort_values("x")
@@ -52,11 +71,14 @@ def traces(
             )
             power = _power(kept["value"])
             scale = 10.0**power
-            axis.set_title(f"{title} (×{plain_number(scale)})" if power else title)
+            axis.set_title(wrapped(f"{title} (×{plain_number(scale)})" if power else title, TITLE))
             axis.set_xlabel(x_label if axis in axes[-min(columns, len(axes)) :] else "")
             axis.locator_params(axis="y", nbins=4)
             axis.yaxis.set_major_formatter(_in_units_of(scale))
             note_left_out(axis, left_out, len(rows))
+        if NORMS in set(given.get("quantity", ())) and NORMS not in set(frame["quantity"]):
+            last = axes[-1]
+            last.set_xlabel(f"{last.get_xlabel()}\n{NORMS} not drawn: filter to it".lstrip())
         label_y(figure, axes, y_label, ax)
     return figure
 

@@ -30,7 +30,6 @@ def _constant(trace: Tensor) -> Tensor:
     return values.amax(dim=-1) - values.amin(dim=-1) <= rounding_of(trace)
 
 
-
 def autocorrelation(trace: Tensor, lags: int) -> Tensor:
     """Autocorrelation of evenly spaced values at lags 0..lags, mean removed.
 

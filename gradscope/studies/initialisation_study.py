@@ -51,7 +51,7 @@ def initialisation_study(
         schemes: Names as in `nets.initialise`. `looks_linear` and `looks_linear_relu` are given examples, so that
             they are checked to have made the network linear.
         options: For a scheme, further arguments of `nets.initialise`: {"small": {"scale": 0.01}, "fixup":
-            {"branches": [...]}, "zero_gamma": {"last_norms": "layer*.bn2"}}.
+            {"branches": [...]}, "zero_gamma": {"last_norms": "layer*.bn2"}, "he": {"untouched": "*"}}.
         draws: Networks for each scheme; of a given model "as given" has one.
         seed: Of the first draw; the next has the next seed.
 
@@ -62,7 +62,8 @@ def initialisation_study(
         input and at every layer, as `gradient_correlation`; `gradient_growth_rate`, as `gradient_flow`;
         `looks_linear_deviation`, as `nets.looks_linear_deviation`, 0 for a linear map. A value that one draw leaves
         undefined (all of `zero_gamma` and `fixup` that is exactly 0) is `undefined`. A scheme that does not fit the
-        network is one row, `skipped`, with the reason.
+        network is one row, `skipped`, with the reason; so is one that would leave matrices as they are (attention's
+        joint projection, say), unless its option `untouched` names them. Embeddings stay as they are.
 
     Raises:
         ValueError: No scheme, no draws, options for a scheme that is not asked for, or a factory that builds no
@@ -74,8 +75,10 @@ def initialisation_study(
     import pandas as pd
 
     options = options or {}
-    if not schemes or isinstance(schemes, str) or draws < 1:
-        raise ValueError(f"initialisation_study needs schemes and a draw, got {schemes!r} and {draws} draws.")
+    if not schemes or isinstance(schemes, str) or not isinstance(draws, int) or draws < 1:
+        raise ValueError(
+            f"initialisation_study needs schemes and a draw, got {schemes!r} and {draws!r} draws."
+        )
     for scheme in schemes:
         choice("scheme", scheme, ALL_SCHEMES)
     for scheme in options:
@@ -95,7 +98,7 @@ def initialisation_study(
                     if scheme != AS_GIVEN:
                         _start(problem, scheme, draw, options.get(scheme, {}))
                 except ValueError as misfit:
-                    read = [_skipped(str(misfit))]
+                    read = [_skipped(str(misfit), problem.batch_norm_name)]
                     break
                 read.append(_read(problem))
         frames.append(_over_draws(read).assign(scheme=scheme))
@@ -143,11 +146,11 @@ def _read(problem: Problem) -> "pd.DataFrame":
     return frame.assign(batch_norm=problem.batch_norm_name)
 
 
-def _skipped(reason: str) -> "pd.DataFrame":
+def _skipped(reason: str, batch_norm: str) -> "pd.DataFrame":
     import pandas as pd
 
     place = {"quantity": "correlation_R", "unit": "1", "site": "input", "depth": 0, "call": 0}
-    rest = {"batch_norm": "none", "value": math.nan, "status": "skipped", "reason": reason}
+    rest = {"batch_norm": batch_norm, "value": math.nan, "status": "skipped", "reason": reason}
     return pd.DataFrame([place | rest])
 
 

@@ -130,8 +130,8 @@ def _unknown(reason: str) -> Law:
 
 
 def _near(word: str, known: Sequence[str]) -> str:
-    # Half of the letters are enough: resnet for residual.
-    near = [name for name in get_close_matches(str(word).lower(), known, n=1, cutoff=0.5) if name != word]
+    # The first letters are enough: resnet for residual.
+    near = [name for name in get_close_matches(str(word).lower(), known, n=1, cutoff=0.4) if name != word]
     return f". Did you mean {near[0]!r}?" if near else ""
 
 

@@ -63,7 +63,14 @@ def theorem_table(
     if layers.ndim != 1:
         raise ValueError(f"depths is a list of whole numbers, got shape {list(layers.shape)}.")
     rows = [
-        {"law": law, "kind": kind, "quantity": quantity, "unit": "1", "depth": int(depth), "value": float(value)}
+        {
+            "law": law,
+            "kind": kind,
+            "quantity": quantity,
+            "unit": "1",
+            "depth": int(depth),
+            "value": float(value),
+        }
         for part in (_plain(layers), _residual(layers), _highway(layers), _batch_norm(layers, betas))
         for law, kind, quantity, values in part
         for depth, value in zip(layers, values, strict=True)

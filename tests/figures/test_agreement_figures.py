@@ -56,11 +56,49 @@ def test_quantities_are_chosen_and_unknown_ones_refused():
         figures.agreement(frame, quantities=["stable_rank"])
 
 
-def test_wide_values_in_examples_are_on_a_log_axis():
+@pytest.mark.parametrize("power", [0, 1])
+def test_positive_values_with_a_unit_are_always_on_a_log_axis(power):
     frame = agreement_frame(seeds=1)
     scale = frame["quantity"] == "simple_noise_scale"
-    frame.loc[scale, "value"] *= 10 ** frame.loc[scale, "depth"].fillna(1)
-    assert figures.agreement(frame).axes[2].get_yscale() == "log"
+    frame.loc[scale, "value"] *= 10 ** (power * frame.loc[scale, "depth"].fillna(1))
+    axes = figures.agreement(frame).axes
+    assert [axis.get_yscale() for axis in axes] == ["linear", "linear", "log"]
+    frame.loc[scale, "value"] *= -1
+    assert figures.agreement(frame).axes[2].get_yscale() == "linear"
+
+
+@pytest.mark.parametrize("quantity", ["correlation_R", "simple_noise_scale"])
+def test_one_long_interval_does_not_rule_a_panel(quantity):
+    """The limits are those without the long one, to a few times; the cut end has a mark and an entry."""
+    frame = agreement_frame(seeds=1)
+    panel = ["correlation_R", "share_negative_cosines", "simple_noise_scale"].index(quantity)
+    before = figures.agreement(frame)
+    assert "interval leaves the panel" not in legend(before)
+    long = (frame["quantity"] == quantity) & (frame["depth"] == 2) & (frame["gradient"] == "parameter")
+    frame.loc[long, "high"] = 1e6
+    figure = figures.agreement(frame)
+    top = figure.axes[panel].get_ylim()[1]
+    assert top < 30 * before.axes[panel].get_ylim()[1]
+    assert "interval leaves the panel" in legend(figure)
+    (mark,) = [line for line in figure.axes[panel].lines if line.get_label() == "interval leaves the panel"]
+    assert mark.get_ydata()[0] == top and len(mark.get_xdata()) == 1
+
+
+def test_all_panels_have_one_x_axis():
+    frame = agreement_frame()
+    deep = frame["quantity"] == "simple_noise_scale"
+    limits = {axis.get_xlim() for axis in figures.agreement(frame[~deep | (frame["depth"] != 1)]).axes}
+    assert len(limits) == 1
+
+
+def test_levels_of_few_layers_say_so_and_notes_fit_under_their_panel():
+    frame = agreement_frame()
+    frame = frame[(frame["gradient"] != "backward") | (frame["depth"] == 3)].copy()
+    frame.loc[frame.index[0], "value"] = np.nan
+    figure = figures.agreement(frame)
+    assert legend(figure) == {"parameter", "backward (1 of 3 layers)", "all parameters"}
+    lines = figure.axes[-1].get_xlabel().split("\n")
+    assert max(map(len, lines)) <= 26 and "rows not drawn" in " ".join(lines)
 
 
 def shown(figure) -> np.ndarray:

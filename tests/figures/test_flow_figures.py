@@ -52,7 +52,7 @@ def test_frames_of_the_studies_are_drawn_as_they_are():
     net = build("plain_mlp", depth=6, width=8, seed=0)
     problem = Problem(net, (torch.randn(5, 8), torch.tensor([0, 1, 2, 0, 1])))
     (axis,) = figures.gradient_flow(gradient_flow(problem)).axes
-    assert axis.containers[0].lines[0].get_xdata().tolist() == list(range(7))
+    assert axis.containers[0].lines[0].get_xdata().tolist() == list(range(1, 8))
     assert figures.jacobian_spectrum(jacobian_spectrum(problem)).axes
     frame = gradient_predictiveness(CASES["plain"]())
     axes = figures.gradient_predictiveness(frame).axes
@@ -87,3 +87,31 @@ def test_a_frame_of_other_quantities_is_refused():
     frame = predictiveness_frame().assign(quantity="loss")
     with pytest.raises(ValueError, match="draws the quantities"):
         figures.gradient_predictiveness(frame)
+
+
+def test_a_wide_band_does_not_set_the_axis():
+    frame = flow_frame(seeds=1)
+    points = frame.loc[frame["quantity"] == "output_gradient_log10_norm", "value"]
+    line = frame["quantity"] == "fitted_gradient_log10_norm"
+    narrow = frame.assign(low=frame["low"].where(~line, -4.0), high=frame["high"].where(~line, -1.0))
+    assert "fitted line, 95 % band" in labels(figures.gradient_flow(narrow))
+    wide = frame.assign(low=frame["low"].where(~line, -15.0), high=frame["high"].where(~line, 17.0))
+    figure = figures.gradient_flow(wide)
+    (axis,) = figure.axes
+    bottom, top = axis.get_ylim()
+    assert points.min() - 1 < bottom < points.min() and points.max() < top < points.max() + 1
+    assert "fitted line, 95 % band (cut at the edges)" in labels(figure)
+
+
+def test_a_quantity_of_parameters_is_that_of_all_of_a_layer():
+    problem = CASES["plain"]()
+    frame = gradient_flow(problem, learning_rate=0.1)
+    (axis,) = figures.gradient_flow(frame, quantity="update_to_weight_ratio").axes
+    together = frame[(frame["quantity"] == "update_to_weight_ratio") & (frame["parameter"] == "all")]
+    drawn = axis.containers[0].lines[0].get_ydata(orig=False)
+    np.testing.assert_allclose(drawn, together.sort_values("depth")["value"])
+    assert axis.get_ylabel() == "update to weight ratio\n(dimensionless)"
+    assert not any("fitted" in label for label in labels(axis.figure))
+    single = frame[frame["parameter"] != "all"]
+    with pytest.raises(ValueError, match="parameter"):
+        figures.gradient_flow(single, quantity="update_to_weight_ratio")

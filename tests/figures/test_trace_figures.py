@@ -58,11 +58,11 @@ def test_the_size_of_a_gradient_does_not_matter(scale):
 
 def test_what_is_not_one_trace_is_refused_and_a_constant_one_left_empty():
     frame = noise_frame(1)
-    with pytest.raises(ValueError, match="one value for each input and seed"):
+    with pytest.raises(ValueError, match=r"one value for each \['family', 'layers', 'x', 'seed'\]"):
         figures.covariance_picture(pd.concat([frame, frame]))
     assert not figures.covariance_picture(frame.assign(value=0.3)).axes[0].collections
     doubled = pd.concat([raster_frame(), raster_frame()])
-    with pytest.raises(ValueError, match="one value for each neuron and input"):
+    with pytest.raises(ValueError, match=r"one value for each \['family', 'layers', 'neuron', 'x'\]"):
         figures.raster(doubled)
 
 

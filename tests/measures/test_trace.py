@@ -11,6 +11,7 @@ from gradscope.measures.trace import (
     distinct_values,
     half_lag,
     ljung_box,
+    rounding_of,
     spectral_slope,
     vector_autocorrelation,
     von_neumann_ratio,
@@ -93,6 +94,23 @@ def test_equal_values_have_no_correlation(value):
     trace = torch.full((50,), value, dtype=torch.float64)
     assert autocorrelation(trace, 3).isnan().all()
     assert math.isnan(spectral_slope(trace)) and math.isnan(von_neumann_ratio(trace))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1e-20, 0.3, 1e20])
+def test_the_rounding_of_a_constant_is_no_trace(dtype, size):
+    rounding = torch.finfo(dtype).eps * torch.randn(200, generator=torch.Generator().manual_seed(0))
+    constant = (size * (1 + rounding.double())).to(dtype)
+    assert len(set(constant.tolist())) > 3
+    assert autocorrelation(constant, 3).isnan().all() and ljung_box(constant, 3).statistic.isnan()
+    assert math.isnan(spectral_slope(constant)) and math.isnan(von_neumann_ratio(constant))
+    assert distinct_values(constant) == 1
+    assert vector_autocorrelation(torch.stack([constant, -constant], dim=1), 3).isnan().all()
+    varying = (size * (1 + 1e4 * rounding.double())).to(dtype)
+    assert autocorrelation(varying, 3).isfinite().all()
+    steps = constant * torch.tensor([1.0, -1.0], dtype=dtype).repeat(100)
+    assert distinct_values(steps) == 2
+    assert distinct_values(steps.double(), float(rounding_of(steps))) == 2
 
 
 def test_few_values_are_counted():

@@ -107,6 +107,70 @@ def test_rows_are_the_statistics_of_the_traces_of_each_draw():
     assert "input_gradient" not in set(depth_traces("plain_mlp", 1, seeds=[0], points=16, lags=2)["quantity"])
 
 
+def test_biases_of_a_deviation_make_kinks_that_biases_at_zero_do_not():
+    options = {"seeds": 2, "points": 64, "lags": 3, "traces": True, "width": 40}
+    random_state = torch.get_rng_state()
+    frames = [
+        depth_traces("plain_mlp", [1, 3], **options, **more)
+        for more in ({}, {"bias": True}, {"bias_deviation": 0.0}, {"bias_deviation": 0.5})
+    ]
+    assert torch.equal(torch.get_rng_state(), random_state)
+    traces = [f[f["quantity"] == "input_gradient"]["value"].to_numpy() for f in frames]
+    np.testing.assert_array_equal(traces[2], traces[1])
+    counts = frames[3][frames[3]["quantity"] == "distinct_values"]["value"]
+    assert (counts > 10).all() and set(frames[3]["seed"]) == {0, 1, -1}
+    for frame in frames[:3]:
+        assert (frame[frame["quantity"] == "distinct_values"]["value"] == 2).all()
+    assert set(frames[3]["bias"]) == {True} and set(frames[3]["bias_deviation"]) == {0.5}
+    network = build("plain_mlp", depth=3, width=40, inputs=1, outputs=1, bias=True, seed=1).double()
+    draw_biases(network, 0.5)
+    expected = by_autograd(network, 3, line(64, dtype=torch.float64))
+    of_one = frames[3].query("quantity == 'input_gradient' and depth == 3 and seed == 1")["value"]
+    assert of_one.tolist() == pytest.approx(expected.tolist(), rel=1e-9)
+    drawn = torch.cat([m.bias.detach() for m in network.modules() if isinstance(m, nn.Linear)])
+    assert float(drawn.std()) == pytest.approx(0.5, rel=0.2)
+
+
+def draw_biases(network: Network, deviation: float, seed: int = 1) -> None:
+    generator = torch.Generator().manual_seed(seed ^ 0x9E3779B9)
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            drawn = torch.randn(module.bias.shape, dtype=torch.float64, generator=generator)
+            module.bias.data = deviation * drawn
+
+
+def test_noises_of_each_seed_are_white_and_its_running_sum():
+    frame = depth_traces("plain_mlp", 2, seeds=[3, 4], points=256, lags=5, width=8, noise=True)
+    noise = frame[frame["quantity"] == "input_gradient"]
+    assert set(zip(noise["family"], noise["seed"], strict=True)) == set(
+        itertools.product(["white noise", "brown noise"], [3, 4])
+    )
+    assert noise["depth"].isna().all() and noise["width"].isna().all()
+    for seed in (3, 4):
+        one = noise[noise["seed"] == seed]
+        white, brown = (one[one["family"] == f]["value"].to_numpy() for f in ("white noise", "brown noise"))
+        np.testing.assert_allclose(brown, np.cumsum(white), rtol=0, atol=1e-12)
+        assert abs(white.mean()) < 0.25 and white.std() == pytest.approx(1, rel=0.2)
+        lag_1 = [float(autocorrelation(torch.tensor(values), 1)[1]) for values in (white, brown)]
+        assert abs(lag_1[0]) < 0.2 and lag_1[1] > 0.9
+    plain = depth_traces("plain_mlp", 2, seeds=[3, 4], points=256, lags=5, width=8)
+    assert frame[frame["family"] == "plain_mlp"].shape == plain.shape
+
+
+@pytest.mark.parametrize(
+    "given", [{"seeds": 0}, {"seeds": 1.5}, {"seeds": "ab"}, {"depths": 2.0}, {"depths": True}]
+)
+def test_depths_and_seeds_are_lists_or_numbers(given):
+    with pytest.raises(ValueError, match="each a list or their number"):
+        depth_traces("plain_mlp", **{"depths": [1], **given})
+
+
+@pytest.mark.parametrize("given", [{"bias_deviation": -1.0}, {"bias_deviation": 0.1, "bias": False}])
+def test_a_deviation_is_of_biases(given):
+    with pytest.raises(ValueError, match="bias_deviation is a finite number"):
+        depth_traces("plain_mlp", [1], seeds=1, **given)
+
+
 @pytest.mark.parametrize("family", ["plain_mlp", "residual_mlp"])
 def test_without_biases_and_centring_there_are_two_values_at_any_depth(family):
     network = build(family, depth=50, width=30, inputs=1, outputs=1, seed=0).double()

@@ -11,12 +11,13 @@ from as_found import assert_as_found, snapshot, used
 from cases import CASES
 from torch import nn
 
-from gradscope.gradients.layer_grams import LayerGram, LayerGrams
+from gradscope.gradients.layer_grams import LayerGram, LayerGrams, layer_grams
 from gradscope.problem import Problem
 from gradscope.studies import gradient_agreement as study
 from gradscope.studies.agreement.readings import READ
 from gradscope.studies.gradient_agreement import gradient_agreement
 from gradscope.studies.gradient_cosines import gradient_cosines
+from gradscope.studies.tangent_kernel_spectrum import tangent_kernel_spectrum
 
 
 def per_example(problem: Problem, source: str) -> dict[str, np.ndarray]:
@@ -126,7 +127,7 @@ def test_rows_are_tidy_and_in_order_of_running():
     x, y = next(CASES["plain"]().batches())
     frame = gradient_agreement(Problem(Backwards().double(), (x, y)))
     assert list(frame.columns) == [
-        *("source", "batch_norm", "gradient", "quantity", "unit", "site", "depth", "engine"),
+        *("source", "batch_norm", "batches", "gradient", "quantity", "unit", "site", "depth", "engine"),
         *("value", "low", "high", "n", "n_zero", "status", "reason"),
     ]
     assert list(dict.fromkeys(frame["site"])) == ["first", "last", "all parameters"]
@@ -309,3 +310,82 @@ def test_distance_of_integer_inputs_is_refused():
     data = torch.zeros(3, 2, dtype=torch.long), torch.tensor([0, 1, 0])
     with pytest.raises(ValueError, match="one floating-point tensor"):
         gradient_agreement((net, data), by="distance")
+
+
+def small() -> Problem:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+        return Problem(net, (torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3))
+
+
+def test_all_parameters_are_undefined_where_a_layers_gram_is_missing(monkeypatch):
+    problem = small()
+    grams = layer_grams(problem)
+    unknown = torch.full((6,), math.nan)
+    grams["0"] = LayerGram(None, None, unknown, unknown, None, None, "", "no rule", grams["0"].parameters)
+    monkeypatch.setattr(study, "layer_grams", lambda *_, **__: grams)
+    rows = gradient_agreement(problem).query("site == 'all parameters'")
+    assert len(rows) and set(rows["status"]) == {"undefined"}
+    assert set(rows["reason"]) == {"the sum lacks the Gram of 0 (no rule)"}
+
+
+def test_parameters_that_the_source_does_not_see_add_nothing():
+    problem = CASES["unused parameter"]()
+    rows = gradient_agreement(problem).query("gradient == 'parameter'").set_index(["site", "quantity"])
+    seen, all_of_them = (rows.loc[(site, "correlation_R")] for site in ("used", "all parameters"))
+    assert all_of_them["status"] == "ok" and all_of_them["value"] == pytest.approx(seen["value"])
+
+
+def test_a_layer_used_twice_has_the_white_noise_of_both_outputs():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.layer(self.layer(x).tanh())
+
+    x = torch.randn(12, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    frame = gradient_agreement(Problem(Twice().double(), x), source="output", white_draws=0)
+    rows = frame.query("gradient == 'output'").set_index("quantity")["value"]
+    assert rows["white_stable_rank"] == pytest.approx(12 * 16 / (math.sqrt(12) + 4) ** 2)
+    assert rows["relative_effective_rank"] == pytest.approx(rows["stable_rank"] / rows["white_stable_rank"])
+
+
+@pytest.mark.parametrize("source", ["loss", "output"])
+def test_an_ignored_label_is_no_class(source):
+    problem = small()
+    x, _ = problem.first_batch()
+    y = torch.tensor([0, 1, -100, 0, 1, -100])
+    kept = y != -100
+    found = gradient_agreement(Problem(problem.model, (x, y)), source=source, by="class")
+    part = gradient_agreement(Problem(problem.model, (x[kept], y[kept])), source=source, by="class")
+    assert set(found["class"].dropna()) == set(found["other_class"].dropna()) == {0, 1}
+    names = ["within_class_cosine", "between_class_cosine", "class_cosine"]
+    names += ["label_alignment", "centred_label_alignment"]
+    pair = [frame[frame["quantity"].isin(names)]["value"].to_numpy() for frame in (found, part)]
+    np.testing.assert_allclose(*pair, rtol=1e-9)
+    spectra = [
+        tangent_kernel_spectrum(data).query("quantity.str.contains('alignment')")["value"].to_numpy()
+        for data in (Problem(problem.model, (x, y)), Problem(problem.model, (x[kept], y[kept])))
+    ]
+    np.testing.assert_allclose(*spectra, rtol=1e-9)
+    matrix = gradient_cosines(Problem(problem.model, (x, y)), "0", source=source)
+    assert set(matrix["class"].dropna()) == {0, 1} and matrix["class"].isna().sum() == 12
+    nothing = gradient_agreement(
+        Problem(problem.model, (x, torch.full((6,), -100))), source="output", by="class"
+    )
+    assert set(nothing[nothing["quantity"] == "class_cosine"]["status"]) == {"skipped"}
+    assert set(nothing[nothing["quantity"].isin(names[:2] + names[3:])]["status"]) == {"undefined"}
+
+
+def test_uneven_norms_are_told_of_where_an_interval_hangs_on_them():
+    x, _ = small().first_batch()
+    x = x * torch.tensor([9.0, 1, 1, 1, 1, 1])[:, None]
+    linear = Problem(nn.Linear(4, 2, bias=False).double(), x)
+    rows = gradient_agreement(linear, source="output").query("site == ''").set_index(["gradient", "quantity"])
+    for name in ("correlation_R", "m_coherence", "squared_gradient", "gradient_covariance_trace"):
+        assert "examples counted" in rows.loc[("parameter", name), "reason"], name
+    assert rows.loc[("parameter", "mean_cosine"), "reason"] == ""
+    assert rows.loc[("output", "correlation_R"), "reason"] == ""

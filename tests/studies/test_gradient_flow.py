@@ -138,7 +138,9 @@ def test_the_growth_rate_of_a_chain_of_rotations_is_exact(gain):
     assert rate["value"] == pytest.approx(math.log(gain), abs=1e-9)
     assert rate["high"] - rate["low"] < 1e-9
     assert (factor["value"], factor["n"]) == (pytest.approx(gain), 7)
-    assert rate["site"] == "all layers" and "7 successive Linear outputs of shape 4, 0 to 6" in rate["reason"]
+    assert rate["site"] == "all layers" and "7 Linear outputs of shape 4, 0 to 6" in rate["reason"]
+    over = where(frame, quantity="gradient_growth_over_fit").iloc[0]
+    assert over["value"] == pytest.approx(gain**6) and rate["n"] == factor["n"] == over["n"] == 7
     line = where(frame, quantity="fitted_gradient_log10_norm")
     norms = where(frame, quantity="output_gradient_log10_norm")
     assert line["site"].tolist() == norms["site"].tolist()
@@ -169,8 +171,8 @@ def test_the_interval_holds_the_rate_of_random_factors_as_often_as_it_says():
 def test_float32_underflow_is_told_from_a_zero_gradient():
     frame = gradient_flow(regression(chain([0.02] * 30, dtype=torch.float32), torch.float32))
     norms = where(frame, quantity="output_gradient_log10_norm").set_index("depth")
-    assert set(norms["status"]) == {"ok", "underflow"} and norms.loc[0, "status"] == "underflow"
-    assert math.isnan(norms.loc[0, "value"]) and "float32 underflowed" in norms.loc[0, "reason"]
+    assert set(norms["status"]) == {"ok", "underflow"} and norms.loc[1, "status"] == "underflow"
+    assert math.isnan(norms.loc[1, "value"]) and "float32 underflowed" in norms.loc[1, "reason"]
     exact = where(
         gradient_flow(regression(chain([0.02] * 30))), quantity="output_gradient_log10_norm"
     ).set_index("depth")
@@ -239,7 +241,7 @@ def test_channels_are_dead_where_all_their_positions_are():
     values = frame.set_index("quantity")["value"]
     assert values["dead_channel_fraction"] == pytest.approx(1 / 3)
     assert values["dead_fraction"] >= 1 / 3 and values["always_on_fraction"] >= 1 / 3
-    assert set(frame["depth"]) == {0}
+    assert set(frame["depth"]) == {1}
 
 
 @pytest.mark.parametrize("net", ["tokens", "frozen transformer", "shared weights", "encoder layers"])
@@ -348,38 +350,28 @@ def test_norms_follow_the_scale_of_the_loss_in_float32(scale):
     assert (scaled - plain).to_numpy() == pytest.approx(math.log10(scale), abs=1e-5)
 
 
-def row(quantity: str, value: float, half: float = 0.0, n: int = 20, **more) -> dict:
-    return {
-        **{"quantity": quantity, "value": value, "low": value - half, "high": value + half, "n": n},
-        **{"site": "a", "depth": 0, "call": 0, "status": "ok", "reason": "fitted"},
-        **more,
-    }
-
-
-@pytest.mark.parametrize(
-    ("rate", "half", "word"),
-    [
-        (-0.5, 0.1, "Vanishes"),
-        (0.5, 0.1, "Explodes"),
-        (0.0, 0.1, "Healthy"),
-        (-0.1, 0.05, "Healthy"),
-        (0.1, 0.5, "Undecided"),
-    ],
-)
-def test_the_reading_gives_its_reason(rate, half, word):
-    frame = pd.DataFrame([row("gradient_growth_rate", rate, half)])
-    told = flow_reading(frame)
-    assert told.startswith(word) and f"x {math.exp(rate):.3g} a layer" in told and "over 20 layers" in told
-    if word == "Vanishes":
-        assert "x 1e-4" in told
-    stuck = [row("dead_fraction", 0.4), row("always_on_fraction", 0.3), row("dead_fraction", 0.1, site="b")]
-    told = flow_reading(pd.DataFrame([*frame.to_dict("records"), *stuck]))
-    assert "At 1 of 2 rectifiers more than half of the units do not switch" in told
-    assert "at most 70%, at a" in told
-
-
-def test_a_reading_needs_one_flow():
+def test_depth_is_counted_as_everywhere_from_one():
     frame = gradient_flow(CASES["plain"]())
-    assert flow_reading(frame).startswith("No trend")
-    with pytest.raises(ValueError, match="with one row of gradient_growth_rate; this one has 2"):
-        flow_reading(pd.concat([frame, frame]))
+    assert where(frame, quantity="output_gradient_log10_norm")["depth"].tolist()[0] == 1
+    assert set(where(frame, quantity="parameter_norm", parameter="all")["depth"]) == set(
+        where(frame, quantity="output_gradient_log10_norm")["depth"]
+    )
+
+
+def test_a_signal_that_underflowed_forward_is_told_from_units_that_are_off():
+    """Rectifiers of a shrinking chain see exact zeros, so every gradient is zero although the network's is not."""
+    layers = [layer for part in chain([0.01] * 30, dtype=torch.float32) for layer in (part, nn.ReLU())]
+    for layer in layers[::2]:
+        layer.weight.data = 0.01 * torch.eye(4)
+    net = nn.Sequential(*layers, nn.Linear(4, 4))
+    frame = gradient_flow(regression(net, torch.float32))
+    norms = where(frame, quantity="output_gradient_log10_norm")
+    assert (norms["status"].iloc[:-1] == "underflow").all() and norms["status"].iloc[-1] == "ok"
+    assert "the forward signal underflowed" in norms["reason"].iloc[0]
+    assert where(frame, quantity="parameter_gradient_log10_norm", site="0")["status"].iloc[0] == "underflow"
+    assert flow_reading(frame).startswith("Vanished")
+    off = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    with torch.no_grad():
+        off[0].bias.fill_(-50)
+    norms = where(gradient_flow(regression(off.double())), quantity="output_gradient_log10_norm", site="0")
+    assert norms["status"].item() == "undefined"

@@ -8,6 +8,7 @@ import torch
 from as_found import assert_as_found, snapshot, used
 from cases import CASES
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from gradscope.problem import Problem
 from gradscope.studies.frames import where
@@ -156,7 +157,27 @@ def test_a_graph_held_by_the_user_can_still_be_run_backwards():
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("steps", [[], [0.0], [0.1, -1.0], [math.nan]])
+def test_a_loader_that_shuffles_is_read_once():
+    """At a step of 1e-9 the gradient is the same to that; of other batches it would be another one."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 4, generator=generator, dtype=torch.float64)
+    data = TensorDataset(x, torch.arange(12) % 3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double()
+    problem = Problem(net, DataLoader(data, batch_size=4, shuffle=True))
+    state = torch.get_rng_state()
+    frame = gradient_predictiveness(problem, steps=[1e-9])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert value_at(frame, "relative_gradient_difference", 1e-9) < 1e-6
+
+
+def test_one_step_may_be_a_number():
+    problem = CASES["plain"]()
+    assert gradient_predictiveness(problem, steps=0.1).equals(gradient_predictiveness(problem, steps=[0.1]))
+
+
+@pytest.mark.parametrize("steps", [[], [0.0], [0.1, -1.0], [math.nan], "0.1", "12", ["a"], None])
 def test_steps_that_are_none_are_refused(steps):
     with pytest.raises(ValueError, match="one or more positive numbers"):
         gradient_predictiveness(CASES["plain"](), steps=steps)

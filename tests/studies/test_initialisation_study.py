@@ -132,6 +132,7 @@ def test_embedded_words_have_no_linear_deviation_but_a_correlation():
         ((ROWS, []), {}, "needs schemes and a draw"),
         ((ROWS, "he"), {}, "needs schemes and a draw"),
         ((ROWS, ["he"]), {"draws": 0}, "needs schemes and a draw"),
+        ((ROWS, ["he"]), {"draws": 1.5}, "and 1.5 draws"),
         ((ROWS, ["he"]), {"options": {"small": {"scale": 1.0}}}, "options are given for 'small'"),
         ((ROWS[:1], ["he"]), {}, "compares examples"),
     ],

@@ -12,7 +12,7 @@ from gradscope.data import line
 from gradscope.gradients.traces.paths import circle, line_between
 from gradscope.measures import trace as measures
 from gradscope.measures.trace import distinct_values
-from gradscope.nets import build
+from gradscope.nets import build, initialise
 from gradscope.problem import Problem
 from gradscope.studies.input_trace import input_trace
 
@@ -142,10 +142,37 @@ def test_few_values_and_no_variance_are_told():
     assert rows(frame, "distinct_values")["value"].tolist() == [2]
     constant = input_trace(nn.Linear(1, 1).double(), line(64), lags=5, refine=True)
     acf = rows(constant, "autocorrelation")
-    assert set(acf["status"]) == {"undefined"} and set(acf["reason"]) == {"the trace has no variance beyond rounding"}
+    assert set(acf["status"]) == {"undefined"} and set(acf["reason"]) == {
+        "the trace has no variance beyond rounding"
+    }
     assert acf["value"].isna().all()
     (level,) = rows(constant, "lag_1_autocorrelation")["reason"]
-    assert level == "the trace has no variance"
+    assert level == "the trace has no variance beyond rounding"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_map_that_looks_linear_has_no_trace_but_rounding(dtype):
+    model = build("plain_mlp", depth=20, width=32, inputs=8, outputs=4, activation="crelu", seed=0)
+    initialise(model, "looks_linear", seed=0).to(dtype)
+    inputs = torch.randn(6, 8, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    frame = input_trace((model, inputs), between=(0, 1), lags=5, points=64, refine=True)
+    found = frame[frame["quantity"].isin(["autocorrelation", "correlation_distance", "spectral_slope"])]
+    assert set(found["read"]) == {"along the path", "whole gradient"}
+    assert found["value"].isna().all() and set(found["status"]) == {"undefined"}
+    assert rows(frame, "distinct_values")["value"].tolist() == [1]
+    assert len(rows(frame, "lag_1_autocorrelation")) == 1
+
+
+@pytest.mark.parametrize("between", [3, (0,), (0, 1.5), "01"])
+def test_between_is_two_numbers(between):
+    with pytest.raises(ValueError, match="names two samples"):
+        input_trace((nn.Linear(3, 2), torch.randn(4, 3)), between=between)
+
+
+def test_statistics_of_the_batch_mix_the_points():
+    network = build("plain_mlp", depth=2, width=4, inputs=1, normalise="batch", seed=0)
+    with pytest.warns(UserWarning, match="train"):
+        input_trace(network, line(16), batch_norm="train")
 
 
 def wave(cycles: float) -> nn.Module:

@@ -9,6 +9,7 @@ from as_found import assert_as_found, snapshot, used
 from cases import CASES
 from torch import nn
 
+from gradscope.gradients.input_jacobian import live_jacobian
 from gradscope.nets import build, initialise
 from gradscope.problem import Problem
 from gradscope.studies.frames import where
@@ -112,13 +113,46 @@ def test_probes_hold_the_exact_moments_in_their_intervals():
     assert again["value"].tolist() == estimated["value"].tolist()
 
 
-def test_many_singular_values_are_probed_unasked():
-    matrix = torch.eye(1025)
-    frame = jacobian_spectrum(Problem(linear(matrix), torch.randn(1, 1025)))
+def test_many_passes_are_probed_unasked_and_the_rows_say_so():
+    matrix = torch.eye(513)
+    problem = Problem(linear(matrix), torch.randn(1, 513))
+    frame = jacobian_spectrum(problem)
     assert set(frame["method"]) == {"probes"} and set(frame["n"]) == {64}
+    assert frame["reason"].str.contains("513 passes are more than 512").any()
     mean = where(frame, quantity=f"{PREFIX}_mean")["value"].item()
     # Of the identity every probe of signs gives the trace exactly.
     assert mean == pytest.approx(1, abs=1e-6)
+    dense = jacobian_spectrum(problem, probes=0)
+    assert where(dense, quantity="singular_value")["value"].to_numpy() == pytest.approx(1)
+
+
+def test_what_takes_a_pass_for_each_example_counts_them():
+    """With batch statistics an output's pass is one for each example: 3 outputs, 7 examples."""
+    problem = CASES["batch norm train"]()
+    own = Problem(problem.model, problem.data, batch_norm="own")
+    with live_jacobian(own, examples=2) as jacobian:
+        assert jacobian.passes == 2 * jacobian.shape[0]
+        advanced: list[int] = []
+        jacobian.dense(advanced.append)
+        assert sum(advanced) == jacobian.shape[0]
+
+
+def test_intervals_of_a_few_probes_stay_where_the_moments_can_be():
+    """Over draws of eight probes the intervals hold what they should."""
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.randn(12, 9, generator=generator, dtype=torch.float64)
+    problem = Problem(linear(wide), torch.randn(1, 9, dtype=torch.float64))
+    exact = jacobian_spectrum(problem).set_index("quantity")["value"]
+    held = {name: 0 for name in ("mean", "mean_square")}
+    for seed in range(60):
+        frame = jacobian_spectrum(problem, probes=8, seed=seed).set_index("quantity")
+        for name in held:
+            row = frame.loc[f"{PREFIX}_{name}"]
+            assert 0 < row["low"] < row["value"] < row["high"]
+            held[name] += row["low"] <= exact[f"{PREFIX}_{name}"] <= row["high"]
+        variance = frame.loc[f"{PREFIX}_variance"]
+        assert variance["low"] >= 0 or "may reach below 0" in variance["reason"]
+    assert min(held.values()) >= 52, held
 
 
 def test_overflow_and_a_zero_jacobian_have_reasons():
@@ -140,7 +174,7 @@ def test_the_model_is_as_found_and_train_mode_warns():
     assert_as_found(model, before)
 
 
-@pytest.mark.parametrize("options", [{"probes": 2}, {"probes": True}, {"examples": 0}])
+@pytest.mark.parametrize("options", [{"probes": 2}, {"probes": -1}, {"probes": True}, {"examples": 0}])
 def test_bad_numbers_are_refused(options):
     with pytest.raises(ValueError, match="at least"):
         jacobian_spectrum(CASES["plain"](), **options)

@@ -1,5 +1,6 @@
 """A description of a network finds the law that the network follows, or a reason why there is none."""
 
+import inspect
 import math
 
 import numpy as np
@@ -188,3 +189,26 @@ def test_other_networks_have_no_law_and_a_reason(family, options, reason):
 def test_numbers_outside_their_range_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         law_for("residual", **options)
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        ({"family": "resnet"}, "Did you mean 'residual'?"),
+        ({"family": "plain_mlp"}, "Did you mean 'plain'?"),
+        ({"family": "plain", "normalisation": "batch_norm"}, "Did you mean 'batch'?"),
+        ({"family": "plain", "initialisation": "looks-linear"}, "Did you mean 'looks_linear'?"),
+        ({"family": "plain", "activation": "ReLU"}, "Did you mean 'relu'?"),
+    ],
+)
+def test_an_unknown_word_is_told_the_nearest_known_one(words, near):
+    law = law_for(**words)
+    assert not law.known and near in law.reason
+    assert "Did you mean" not in law_for("transformer", activation="zzz").reason
+
+
+def test_signatures_of_the_room_name_their_types():
+    for name in theory.__all__:
+        function = getattr(theory, name)
+        if callable(function) and not isinstance(function, type):
+            assert "_NestedSequence" not in str(inspect.signature(function)), name

@@ -87,3 +87,14 @@ def test_the_frame_is_tidy():
 def test_arguments_outside_their_range_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_table_of_the_docstring():
+    table = theorem_table([1, 10, 50]).query("quantity == 'correlation_R'")
+    wide = table.pivot(index=["law", "kind"], columns="depth", values="value")
+    assert (
+        wide.columns.tolist() == [1, 10, 50]
+        and len(wide) == table[["law", "kind"]].drop_duplicates().shape[0]
+    )
+    assert wide.loc[("plain, mean-centred", "exact"), 10] == pytest.approx(2.0**-10)
+    assert set(theorem_table()["unit"]) == {"1"}

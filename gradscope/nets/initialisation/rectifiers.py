@@ -14,13 +14,20 @@ def fed_in_order(model: nn.Module, layers: dict[str, Layer]) -> Followed:
     """
     fed: dict[nn.Module, Fed] = {}
     mirror: int | None = None
+    before: Layer | None = None
     for name, module in model.named_modules():
         if "crelu" in type(module).__name__.lower() and not any(True for _ in module.parameters()):
             mirror = _mirror_of(name, module)
         elif isinstance(module, WEIGHTED):
             if mirror is not None:
                 fed[module] = _in_halves(layer_name(layers, module), module, mirror)
-            mirror = None
+            elif fed and before is not None and module.weight.shape[1] == 2 * before.weight.shape[0]:
+                raise ValueError(
+                    f"{layer_name(layers, module)!r} takes twice what {layer_name(layers, before)!r} puts out, so it "
+                    "is fed by a CReLU, but none is registered between them (one serves several layers?). Pass "
+                    "inputs= (a few examples), so that it is found on a forward pass."
+                )
+            before, mirror = module, None
     return Followed(fed, set())
 
 
@@ -28,7 +35,8 @@ def doubled_in_order(model: nn.Module, layers: dict[str, Layer]) -> Followed:
     """Layers with a ReLU registered between them: the first feeds mirrored units, the second is fed by them.
 
     Raises:
-        ValueError: No ReLU between layers; an odd width; layers whose sizes show that they do not follow each other.
+        ValueError: No ReLU between layers; one for several layers; an odd width; layers whose sizes show that they do
+            not follow each other.
     """
     fed: dict[nn.Module, Fed] = {}
     feeding: set[nn.Module] = set()
@@ -43,6 +51,11 @@ def doubled_in_order(model: nn.Module, layers: dict[str, Layer]) -> Followed:
                 feeding.add(before)
                 fed[module] = _in_halves(layer_name(layers, module), module, -1)
             before, rectified = module, False
+    if len(fed) == 1 and len(layers) > 2 and sum(isinstance(m, nn.ReLU) for m in model.modules()) == 1:
+        raise ValueError(
+            f"{type(model).__name__} has {len(layers)} layers and registers one nn.ReLU, which may serve several of "
+            "them. Pass inputs= (a few examples), so that this is seen on a forward pass."
+        )
     if not fed:
         raise ValueError(
             f"{type(model).__name__} has no nn.ReLU registered between two layers. Pass inputs= (a few examples), so "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradscope.nets.initialisation.branches import Branches, branch_layers, head_behind, last_norms_of
+from gradscope.nets.initialisation.coverage import drawable_layers, refuse_uncovered
 from gradscope.nets.initialisation.linearity import refuse_nonlinear
 from gradscope.nets.initialisation.looks_linear import draw, planned
 from gradscope.nets.initialisation.undisturbed import placed
@@ -20,7 +21,6 @@ from gradscope.nets.initialisation.weights import (
     he_deviation,
     orthogonal,
     refuse_without_centre,
-    weighted_layers,
 )
 from gradscope.nets.options import choice
 
@@ -44,8 +44,12 @@ def initialise(
     inputs: Tensor | None = None,
     branches: Branches | None = None,
     last_norms: str | Sequence[str] | None = None,
+    untouched: str | Sequence[str] = (),
 ) -> Model:
     """Draw the weights of the linear and convolutional layers anew, in place.
+
+    The `Conv1D` of transformers, which keeps [in, out], is a linear layer (not for `fixup` and both `looks_linear`).
+    Embeddings stay as they are, and so does a layer that shares its weight with one.
 
     Under every scheme biases become 0, normalisation scales 1 and shifts 0, and running statistics those of
     a fresh network. Draws are made on the CPU in float64, so that a seed means the same on every device. dtypes,
@@ -85,20 +89,28 @@ def initialise(
             the list of its layers' names.
         last_norms: For `zero_gamma` of a network without blocks[*].branch: names of the last normalisation of every
             branch, or patterns such as `layer*.bn2`.
+        untouched: Names of parameters, or patterns, that no scheme has a rule for (attention's joint projection,
+            recurrent layers, learned positions) and that may stay as they are; "*" for all.
 
     Returns:
         `model` itself.
 
     Raises:
-        ValueError: An unknown scheme, or an option that the scheme has no use for; `small` without
-            `scale`; a network without linear and convolutional layers, for `zero_gamma` and `fixup` without residual
+        ValueError: An unknown scheme, or an option that the scheme has no use for; `small` without `scale`; a gain or
+            scale that is no finite number of at least 0; parameters of two dimensions or more that nothing is said
+            about; a network without linear and convolutional layers, for `zero_gamma` and `fixup` without residual
             branches, for `looks_linear` without rectifiers; kernels of even size where a centre is needed; grouped
-            convolutions fed by a rectifier; with `inputs`, a network that is not linear in the end, which names
-            what breaks it. The network is then as it was.
+            convolutions fed by a rectifier; with `inputs`, a network that is not linear in the end, which names what
+            breaks it. The network is then as it was.
+
+    Warns:
+        UserWarning: A layer stays as it is, since its weight is an embedding's.
     """
     choice("scheme", scheme, SCHEMES)
     _refuse_useless(scheme, gain, scale, inputs, branches, last_norms)
-    layers = weighted_layers(model)
+    follows = scheme in (*LOOKS_LINEAR, "fixup")
+    layers, transposed = drawable_layers(model, transposed=not follows)
+    refuse_uncovered(model, scheme, [*layers.values(), *transposed.values()], untouched)
     norms = last_norms_of(model, last_norms) if scheme == "zero_gamma" else []
     parts = branch_layers(model, branches) if scheme == "fixup" else []
     if scheme in (*LOOKS_LINEAR, "delta_orthogonal"):
@@ -123,10 +135,11 @@ def initialise(
     for module in model.modules():
         if isinstance(module, _BatchNorm | nn.GroupNorm | nn.LayerNorm):
             module.reset_parameters()
-    for name, layer in layers.items():
-        if layer.bias is not None:
-            layer.bias.zero_()
-        layer.weight.copy_(drawn[name])
+    for name in layers:
+        module = model.get_submodule(name)
+        if isinstance(module.bias, Tensor):
+            module.bias.zero_()
+        module.get_parameter("weight").copy_(drawn[name].T if name in transposed else drawn[name])
     for norm in norms:
         norm.weight.zero_()
     if scheme == "fixup":
@@ -145,8 +158,11 @@ def initialise(
 
 
 def _refuse_useless(
-    scheme: str, gain: object, scale: object, inputs: object, branches: object, last_norms: object
+    scheme: str, gain: float | None, scale: float | None, inputs: object, branches: object, last_norms: object
 ) -> None:
+    for option, number in (("gain", gain), ("scale", scale)):
+        if number is not None and not 0 <= number < math.inf:
+            raise ValueError(f"{option} is a finite number of at least 0, got {number!r}.")
     if gain is not None and scheme not in WITH_GAIN:
         raise ValueError(
             "gain is for he, xavier and orthogonal weights, delta_orthogonal and looks_linear ones among them, not for "

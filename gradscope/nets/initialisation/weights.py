@@ -10,14 +10,15 @@ WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-def weighted_layers(model: nn.Module) -> dict[str, Layer]:
+def weighted_layers(model: nn.Module, *, needed: bool = True) -> dict[str, Layer]:
     """The linear and convolutional layers by name, in the order of registration.
 
     Raises:
-        ValueError: There is none; or one whose weight is no plain parameter, so that it cannot be written to.
+        ValueError: There is none, though `needed`; or one whose weight is no plain parameter, so that it cannot be
+            written to.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
-    if not layers:
+    if needed and not layers:
         raise ValueError(f"{type(model).__name__} has no linear and no convolutional layer to initialise.")
     for name, layer in layers.items():
         weight = layer._parameters.get("weight")
@@ -44,7 +45,11 @@ def refuse_without_centre(layers: dict[str, Layer]) -> None:
 
 
 def fans(layer: Layer) -> tuple[int, int]:
-    """Numbers that feed one output of the layer, and numbers that one input feeds."""
+    """Numbers that feed one output of the layer; and its outputs times the kernel's size.
+
+    The latter is how many numbers one input feeds, but for convolutions in groups, where `torch.nn.init` counts the
+    outputs of all groups, and so is followed here.
+    """
     taps = layer.weight[0, 0].numel()
     return layer.weight.shape[1] * taps, layer.weight.shape[0] * taps
 

@@ -31,7 +31,7 @@ _NONE: dict[str, Any] = {"lag": math.nan, "distance": math.nan, "low": math.nan,
 
 def without_rounding(trace: Tensor, rounding: float) -> Tensor:
     """The trace itself, or one of equal values where its own differ by no more than `rounding`."""
-    return trace if not float(trace.amax() - trace.amin()) <= rounding else torch.full_like(trace, trace[0])
+    return trace[:1].expand(len(trace)) if float(trace.amax() - trace.amin()) <= rounding else trace
 
 
 def statistic_rows(
