@@ -119,7 +119,8 @@ class Problem:
 
     @property
     def dtype(self) -> torch.dtype:
-        return next((p.dtype for p in self.model.parameters()), torch.get_default_dtype())
+        real = (p.dtype for p in self.model.parameters() if p.dtype.is_floating_point)
+        return next(real, torch.get_default_dtype())
 
     def batches(self) -> Iterator[Batch]:
         """Every batch as (inputs, targets or None), on the model's device, floating-point ones in its dtype."""

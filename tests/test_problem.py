@@ -268,3 +268,12 @@ X, Y = pair()
 def test_what_is_no_problem_is_refused(arguments, options, match):
     with pytest.raises(ValueError, match=match):
         Problem(*arguments, **options)
+
+
+def test_a_problem_prints_what_it_is_made_of():
+    problem = Problem(
+        nn.Linear(4, 3), list(torch.ones(7, 4).split(3)), "half_squared_error", batch_norm="own"
+    )
+    assert repr(problem) == (
+        "Problem(Linear, examples=7, batches=3, loss='half_squared_error', reduction='mean', batch_norm='own')"
+    )

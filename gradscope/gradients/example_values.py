@@ -30,7 +30,10 @@ def example_values(problem: Problem, inputs: Any, targets: Tensor | None, source
     """
     if source == "loss":
         return problem.losses(inputs, targets)
-    if isinstance(source, str) and source not in EXAMPLE_SOURCES:
+    known = (
+        source in EXAMPLE_SOURCES if isinstance(source, str) else isinstance(source, int) or callable(source)
+    )
+    if not known:
         raise ValueError(
             f"source is one of {', '.join(EXAMPLE_SOURCES)}, the number of an output, or a function of (outputs, "
             f"targets), got {source!r}."

@@ -1,8 +1,11 @@
 """A problem whose data is read once, so that several passes see the same examples in the same order."""
 
 import copy
+from typing import Any
 
-from gradscope.gradients.grams.examples import joined
+from torch import Tensor
+
+from gradscope.gradients.grams.examples import joined, mapped
 from gradscope.instruments.quiet import random_state_kept
 from gradscope.problem import Problem
 
@@ -36,3 +39,8 @@ def read_once(problem: Problem) -> Problem:
     same = copy.copy(problem)
     same.data = batches
     return same
+
+
+def copied(inputs: Any) -> Any:
+    """The same inputs in tensors of their own, so that a network that writes its input in place changes no data."""
+    return mapped(inputs, Tensor.clone)

@@ -1,5 +1,6 @@
 """The Jacobian of the output with respect to the input, or between two places inside, example by example."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -34,20 +35,36 @@ class LiveJacobian:
         """Numbers in one example's `end` and `start`."""
         return self.end[0].numel(), self.start[0].numel()
 
-    def dense(self) -> tuple[Tensor, str]:
+    @property
+    def entries(self) -> int:
+        """Numbers in the Jacobians of all examples."""
+        return self.examples * math.prod(self.shape)
+
+    @property
+    def passes(self) -> int:
+        """Backward passes that `dense` takes, but for a few."""
+        return self.shape[0] * self.examples if self.mixing else min(self.shape)
+
+    def dense(self, advance: Callable[[int], None] = lambda passes: None) -> tuple[Tensor, str]:
         """All entries, [examples, outputs, inputs] in the model's precision, and the mode they were taken in.
 
         "reverse": a backward pass for each output. "forward": where there are fewer inputs, a pass for each of them
         through the graph of one backward pass, whose derivative with respect to what is fed into it is the Jacobian
         itself. It is checked against one backward pass, and operations without a second derivative fall back on
         reverse mode.
+
+        Args:
+            advance: Told of each row or column of the Jacobians.
         """
         outputs, inputs = self.shape
         if inputs < outputs and not self.mixing:
-            columns = self._forward()
+            columns = self._forward(advance)
             if columns is not None and self._agrees(columns):
                 return columns, "forward"
-        rows = [self.transposed(self._unit(k)) for k in range(outputs)]
+        rows = []
+        for k in range(outputs):
+            rows.append(self.transposed(self._unit(k)))
+            advance(1)
         return torch.stack(rows, dim=1), "reverse"
 
     def transposed(self, vectors: Tensor) -> Tensor:
@@ -61,7 +78,7 @@ class LiveJacobian:
             rows.append(self._pulled(self._filled(self.end, alone))[example].flatten())
         return torch.stack(rows)
 
-    def _forward(self) -> Tensor | None:
+    def _forward(self, advance: Callable[[int], None]) -> Tensor | None:
         inputs = self.shape[1]
         fed = torch.zeros_like(self.end).requires_grad_()
         try:
@@ -76,6 +93,7 @@ class LiveJacobian:
                     pulled, fed, self._filled(self.start, unit), retain_graph=True, materialize_grads=True
                 )
                 columns.append(pushed[: self.examples].flatten(start_dim=1))
+                advance(1)
         except (RuntimeError, NotImplementedError):
             return None
         return torch.stack(columns, dim=2)

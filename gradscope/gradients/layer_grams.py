@@ -33,7 +33,7 @@ def layer_grams(
         block_size: Examples held at once, at least 1: pairs of blocks are run, so that memory is that of 2 block_size
             examples and time grows by about the number of blocks. None: the largest batch where there are several,
             else everything at once. 'frozen' batch normalisation has the statistics of all examples in any case.
-            Under batch_norm='own' examples are not independent, so that blocks do not apply.
+            Under batch_norm='own', and with `scale_grad_by_freq`, examples are not independent: blocks do not apply.
 
     Returns:
         By the module's name, in the order of `named_modules`.
@@ -41,7 +41,7 @@ def layer_grams(
     Raises:
         ValueError: Fewer than two examples; no module with parameters, or none that matches; a source that reaches
             none of the parameters; batch_norm='train', whose summed gradient mixes examples; batches that cannot be
-            joined; block_size below 1.
+            joined; block_size that is no whole number from 1 on.
 
     Source:
         Goodfellow (2015), arXiv:1510.01799, for products instead of per-example gradients.

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradscope.gradients.gathered import gathered
+from gradscope.gradients.gathered import copied, gathered
 from gradscope.gradients.grams.examples import chosen
 from gradscope.gradients.layer_grams import layer_grams
+from gradscope.gradients.own_parameters import without_own_parameters
 from gradscope.problem import as_problem
 
 ALL = "all parameters"
@@ -34,7 +35,7 @@ def tangent_kernels(
 
     Returns:
         From module name, and last `all parameters`, to the kernel [B, B], in squared outputs per squared parameter;
-        float64. A layer without a Gram (its parameters frozen) is left out.
+        float64. A layer without a Gram is left out.
 
     Raises:
         ValueError: Outputs that are not [B, K], an output that there is not, or no layer with a Gram.
@@ -42,12 +43,16 @@ def tangent_kernels(
     Source:
         Jacot et al. (2018), arXiv:1806.07572.
     """
-    problem, largest = gathered(as_problem(problem))
+    problem = as_problem(problem)
+    if missing := without_own_parameters(problem, at):
+        raise ValueError(missing)
+    problem, largest = gathered(problem)
     block_size = largest if block_size is None else block_size
     with problem.prepared(), torch.no_grad():
         batch = problem.first_batch()
         examples = min(block_size or problem.examples, problem.examples)
-        shape = problem.outputs(chosen(batch, torch.arange(examples), problem.examples)[0]).shape
+        some, _ = chosen(batch, torch.arange(examples), problem.examples)
+        shape = problem.outputs(copied(some)).shape
     if len(shape) != 2 or shape[0] != examples:
         raise ValueError(
             f"tangent_kernels needs outputs of shape [{examples}, K], got {list(shape)}. Pass forward=lambda model, "
@@ -57,10 +62,14 @@ def tangent_kernels(
     if any(isinstance(k, bool) or not isinstance(k, int) or not 0 <= k < shape[1] for k in numbers):
         raise ValueError(f"outputs is 'trace' or one of 0 .. {shape[1] - 1}, got {outputs!r}.")
     kernels: dict[str, Tensor] = {}
+    reasons: dict[str, str] = {}
     for k in numbers:
         for name, gram in layer_grams(problem, at=at, source=k, block_size=block_size).items():
             if gram.parameter is not None:
                 kernels[name] = kernels[name] + gram.parameter if name in kernels else gram.parameter.clone()
+            else:
+                reasons[name] = gram.reason
     if not kernels:
-        raise ValueError("No layer has a Gram of parameter gradients: are all of its parameters frozen?")
+        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise ValueError(f"No layer that was asked for has a Gram of parameter gradients. {told}.")
     return kernels | {ALL: torch.stack(list(kernels.values())).sum(dim=0)}

@@ -78,6 +78,11 @@ def correlation_R_interval(gradients: Tensor) -> Estimate:
     Leaving out example i changes the sum of all products by what row i of the Gram matrix holds, so the
     N leave-one-out values cost one product with the summed gradient, not N recomputations.
 
+    The interval is too narrow where the gradients' lengths differ much, for then a few long ones decide R. Lengths
+    that are equal: it held the truth 97 to 99 times in 100; log-normal ones of sigma 1: 81 with 6 examples, 66 with 32
+    (300 batches each, a common part of 0.3). The interval of `mean_cosine`, where lengths do not count, held it 97 to
+    99 times there too: with heavy-tailed lengths rely on that.
+
     Args:
         gradients: As `correlation_R`, with N >= 3 for an interval; with N = 2 its ends are NaN.
 

@@ -65,14 +65,16 @@ class SignalToNoise:
             )
         if len(gradients) == 0:
             return
-        rows = gradients.detach().double()
+        gradients = gradients.detach()
         if self._first is None:
-            self._first = rows[0].clone()
+            self._first = gradients[0].double().clone()
             self._sum, self._squares = torch.zeros_like(self._first), torch.zeros_like(self._first)
-        apart = rows - self._first
-        self._sum += apart.sum(dim=0)
-        self._squares += apart.square().sum(dim=0)
-        self.examples += len(rows)
+        for row in gradients:
+            # Rows by themselves: a sum over the first axis of a large matrix is far slower than these two passes.
+            apart = row.double() - self._first
+            self._sum.add_(apart)
+            self._squares.addcmul_(apart, apart)
+        self.examples += len(gradients)
 
     def mean(self) -> Tensor:
         """Mean gradient of each parameter, [P]; float64.

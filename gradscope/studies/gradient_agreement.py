@@ -10,6 +10,7 @@ from torch import Tensor
 from gradscope.gradients.example_values import ExampleSource
 from gradscope.gradients.gathered import gathered
 from gradscope.gradients.layer_grams import LayerGram, layer_grams
+from gradscope.gradients.own_parameters import without_own_parameters
 from gradscope.problem import Problem, as_problem
 from gradscope.studies.agreement.layers import Place, class_numbers, places
 from gradscope.studies.agreement.readings import READ
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ALL = "all parameters"
+# What `layer_grams` says of parameters whose gradient is zero for every example.
+NOT_SEEN = "the source does not depend on its parameters"
 BY = ("class", "distance")
 
 
@@ -66,12 +69,16 @@ def gradient_agreement(
         seed: Of the white noise.
 
     Returns:
-        Frame with a row for each layer, Gram and quantity. Columns `source`, `batch_norm`, `gradient` (`parameter`,
-        `output`, `forward`, `backward`), `quantity`, `unit`, `site`, `depth` (order of running, the first is 1),
-        `engine` (how the Gram was had), `value`, `low`, `high` (95 % by the jackknife over examples; none for
-        extremes and ranks, which change with the number of examples; infinite where nothing bounds them), `n`
-        (examples with a non-zero gradient), `n_zero`, `status`, `reason`. The rows of `site` "all parameters" are of
-        the summed Grams of these layers. A Gram that could not be had is `skipped` with its reason.
+        Frame with a row for each layer, Gram and quantity. Columns `source`, `batch_norm`, `batches` ("all": examples
+        of all batches are compared), `gradient` (`parameter`, `output`, `forward`, `backward`), `quantity`, `unit`,
+        `site`, `depth` (order of running, the first is 1), `engine` (how the Gram was had), `value`, `low`, `high`
+        (95 % by the jackknife over examples; none for extremes and ranks, which change with the number of examples;
+        infinite where nothing bounds them), `n` (examples with a non-zero gradient), `n_zero`, `status`, `reason`. The
+        rows of `site` "all parameters" are of the summed Grams of these layers, undefined where one of them could not
+        be had. Where squared norms are so uneven that fewer than half of the examples would count, the intervals of
+        ratios of sums are too narrow, and `reason` says so. Examples labelled -100, which losses leave out, are of no
+        class. A Gram that could not be had is `skipped` with its reason, such as the parameters' of a container, which
+        has none of its own.
 
     Raises:
         ValueError: Fewer than two examples, an unknown source or `by`, inputs without distance, no layer, or
@@ -107,14 +114,15 @@ def gradient_agreement(
         at_layer = {"site": name, "depth": place.depth, "engine": grams[name].engine}
         sizes = {"parameter": widths[name], "output": place.width}
         rows += _layer_rows(grams[name], sizes, at_layer, factors, options)
-    rows += _rows_of_all(grams, sum(widths.values()), options)
-    frame = pd.DataFrame(rows).assign(source=grams.source, batch_norm=grams.batch_norm)
+    missing = without_own_parameters(problem, at)
+    rows += _rows_of_all(grams, missing, sum(widths.values()), options)
+    frame = pd.DataFrame(rows).assign(source=grams.source, batch_norm=grams.batch_norm, batches="all")
     further = [column for column in ("class", "other_class", "distance") if column in frame.columns]
     whole = {column: "Int64" for column in ("class", "other_class") if column in further}
     return frame[[*_WHERE, *further, *_WHAT]].astype(whole)
 
 
-_WHERE = ["source", "batch_norm", "gradient", "quantity", "unit", "site", "depth", "engine"]
+_WHERE = ["source", "batch_norm", "batches", "gradient", "quantity", "unit", "site", "depth", "engine"]
 _WHAT = ["value", "low", "high", "n", "n_zero", "status", "reason"]
 
 
@@ -138,14 +146,30 @@ def _layer_rows(
     return rows
 
 
-def _rows_of_all(grams: dict[str, LayerGram], size: int, options: Options) -> list[dict[str, Any]]:
+def _rows_of_all(
+    grams: dict[str, LayerGram], missing: str, size: int, options: Options
+) -> list[dict[str, Any]]:
     """The rows of the network's whole gradient, whose Gram is the sum of the layers'."""
     products = [gram.parameter for gram in grams.values() if gram.parameter is not None]
-    if not products:
-        return []
+    lost = [f"{name} ({gram.reason})" for name, gram in grams.items() if _is_lost(gram)]
+    if lost:
+        missing = f"the sum lacks the Gram of {', '.join(lost)}"
+    if not products or lost:
+        at_none = {"site": ALL, "depth": math.nan, "engine": "", "gradient": "parameter", "n": 0, "n_zero": 0}
+        status = "undefined" if lost else "skipped"
+        unread = at_none | without_value(status, missing or "no layer has a Gram of its parameters")
+        readings = READ["parameter"].items()
+        return [unread | {"quantity": quantity, "unit": reading.unit} for quantity, reading in readings]
     engines = sorted({gram.engine for gram in grams.values() if gram.parameter is not None})
     at_all = {"site": ALL, "depth": math.nan, "engine": " + ".join(engines)}
     return gram_rows(torch.stack(products).sum(dim=0), None, "parameter", size, at_all, options)
+
+
+def _is_lost(gram: LayerGram) -> bool:
+    """Whether parameters count here whose Gram is unknown, rather than zero because the source does not see them."""
+    if gram.parameter is not None or not gram.parameters:
+        return False
+    return NOT_SEEN not in gram.reason or not bool(gram.parameter_log_norms.isnan().all())
 
 
 def _order(place: Place | None) -> float:

@@ -10,7 +10,7 @@ from gradscope.gradients.layer_grams import layer_grams
 from gradscope.measures.gram_cosines import cosines
 from gradscope.problem import as_problem
 from gradscope.studies.agreement.layers import class_numbers
-from gradscope.studies.agreement.readings import READ
+from gradscope.studies.agreement.readings import IGNORED, READ
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,8 @@ def gradient_cosines(
     Returns:
         Frame with a row for each ordered pair, B^2 in all. Columns `source`, `batch_norm`, `gradient`, `quantity`
         (`gradient_cosine`), `unit`, `site`, `i`, `j` (positions in the data) and, where the targets are class numbers,
-        `class`, `other_class`; `value`, `status`, `reason`. A zero gradient has no cosines.
+        `class`, `other_class` (missing for -100, which losses leave
+        out); `value`, `status`, `reason`. A zero gradient has no cosines.
 
     Raises:
         ValueError: No such layer, or several; or it has no such Gram, with the reason.
@@ -55,9 +56,10 @@ def gradient_cosines(
     matrix = cosines(products).cpu()
     pairs = torch.cartesian_prod(torch.arange(len(matrix)), torch.arange(len(matrix)))
     labels = class_numbers(problem.first_batch()[1], len(matrix))
-    classes = (
-        {} if labels is None else dict(zip(("class", "other_class"), labels[pairs].T.numpy(), strict=True))
-    )
+    classes = {}
+    if labels is not None:
+        for column, numbers in zip(("class", "other_class"), labels[pairs].T, strict=True):
+            classes[column] = pd.Series(numbers.numpy(), dtype="Int64").mask((numbers == IGNORED).numpy())
     undefined = matrix.isnan().flatten().tolist()
     return pd.DataFrame(
         {

@@ -43,9 +43,9 @@ def gradient_flow(
 
     Returns:
         Frame with columns `source`, `reduction`, `batch_norm` (the meaning in force), `quantity`, `unit`, `site`,
-        `depth` (order of running; -1 where a module's parameters are used, but not by running it), `call`,
-        `parameter`, `value`, `low`, `high` (95 %), `n`, `status`, `reason`. Norms are Euclidean, taken in float64 of
-        scaled rows, so that they neither underflow nor overflow unless the gradient itself does.
+        `depth` (order of running, the first is 1; -1 where a module's parameters are used, but not by running it),
+        `call`, `parameter`, `value`, `low`, `high` (95 %), `n`, `status`, `reason`. Norms are Euclidean, taken in
+        float64 of scaled rows, so that they neither underflow nor overflow unless the gradient itself does.
 
         At each output of a site, for each `call` of a re-used one; per-example gradients are of each example's own
         value, never divided by the number of examples (n: examples):
@@ -73,12 +73,13 @@ def gradient_flow(
         and for images `dead_channel_fraction`.
 
         Of "all layers": `gradient_growth_rate`, natural logarithm of the factor by which the norm changes for each
-        layer on the way back to the input (below 0 it vanishes), and `gradient_growth_factor`, that factor; `reason`
-        says which layers were fitted (`flow.growth`), n how many outputs were heard. At the fitted outputs
-        `fitted_gradient_log10_norm` is the line, with what the rate's interval leaves open. `flow_reading` puts it in
-        words.
+        layer on the way back to the input (below 0 it vanishes); `gradient_growth_factor`, that factor; and
+        `gradient_growth_over_fit`, the factor over all fitted layers. `reason` says which outputs were fitted
+        (`flow.growth`), n how many; nothing is said of others. At the fitted outputs `fitted_gradient_log10_norm` is
+        the line, with what the rate's interval leaves open. `flow_reading` puts it in words.
 
-        `status`: `underflow` where zeros or lost digits are the precision's doing, `overflow` with infinite or NaN
+        `status`: `underflow` where zeros or lost digits are the precision's doing, also where the signal was lost on
+        its way forward, so that rectifiers are off; `overflow` with infinite or NaN
         entries, `undefined` for a gradient that is zero, `skipped` for what cannot be read.
 
     Raises:
@@ -101,7 +102,7 @@ def gradient_flow(
         unit = _named(source)
         rows = output_rows(flow, unit)
         rows += parameter_rows(problem, flow, found, at is None, unit, learning_rate)
-        rows += rectifier_rows(flow) + growth_rows(flow, unit)
+        rows += rectifier_rows(flow) + growth_rows(flow, unit, named=at is not None)
     return pd.DataFrame(rows).assign(source=unit, reduction=problem.reduction, batch_norm=label)[_COLUMNS]
 
 

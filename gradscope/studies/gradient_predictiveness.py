@@ -26,7 +26,11 @@ Row = dict[str, Any]
 
 
 def gradient_predictiveness(
-    problem: Any, *, steps: float | Sequence[float] = STEPS, relative: bool = False, batch_norm: str | None = None
+    problem: Any,
+    *,
+    steps: float | Sequence[float] = STEPS,
+    relative: bool = False,
+    batch_norm: str | None = None,
 ) -> "pd.DataFrame":
     """Change of the loss and of its gradient along steps against the gradient.
 
@@ -106,7 +110,7 @@ def _sizes(steps: float | Sequence[float]) -> list[float]:
         sizes = [float(size) for size in ([steps] if isinstance(steps, int | float) else steps)]
     except (TypeError, ValueError):
         sizes = []
-    if not sizes or not all(math.isfinite(size) and size > 0 for size in sizes):
+    if isinstance(steps, str) or not sizes or not all(math.isfinite(size) and size > 0 for size in sizes):
         raise ValueError(f"steps are one or more positive numbers, got {steps!r}.")
     return sizes
 

@@ -17,12 +17,13 @@ from gradscope.measures.singular_values import (
     squared_moments,
 )
 from gradscope.problem import as_problem
+from gradscope.progress import progress
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Up to this many singular values of an example, and entries of all Jacobians together, they are computed one by one.
-DENSE = 1024
+# Up to this many passes, and entries of all Jacobians together, singular values are computed one by one unasked.
+PASSES = 512
 ENTRIES = 2**28
 PROBES = 64
 
@@ -37,6 +38,7 @@ _MOMENTS = {
     "squared_singular_value_variance": f"({_PER})^4",
     "squared_singular_value_relative_variance": "1",
 }
+_SUMS_OF_SQUARES = ("squared_singular_value_mean", "squared_singular_value_mean_square")
 Row = dict[str, Any]
 
 
@@ -57,9 +59,9 @@ def jacobian_spectrum(
         problem: Problem or (model, data); the first batch is used, and needs no targets.
         of: Where from and where to: `input`, `output`, or the dotted path of a module that runs once.
         examples: How many of the batch's first examples.
-        probes: Random vectors to estimate the moments with, at least 3; costs a backward pass each. None computes all
-            singular values where an example has at most 1024 of them (and all Jacobians together at most 2^28
-            entries), by a pass for each output or for each input, whichever are fewer; beyond that, 64 probes.
+        probes: Random vectors to estimate the moments with, at least 3; costs a backward pass each. 0 computes all
+            singular values, by a pass for each output or for each input, whichever are fewer. None does that where it
+            takes at most 512 passes (and all Jacobians together have at most 2^28 entries), and else takes 64 probes.
         seed: Of the probes.
 
     Returns:
@@ -73,34 +75,56 @@ def jacobian_spectrum(
         - `isometry_share`: share of them within [0.5, 2]; not by probes. 1 is called dynamical isometry here;
         - `squared_singular_value_mean`, `squared_singular_value_mean_square`: first and second moment of s^2, the
           normalised traces of J J^T and its square; `squared_singular_value_variance`, and
-          `squared_singular_value_relative_variance`, that over the squared mean.
+          `squared_singular_value_relative_variance`, that over the squared mean. By probes the first two have an
+          interval symmetric on a logarithmic scale; the other two, estimates without bias of what is at least 0, one
+          that may reach below.
 
     Raises:
-        ValueError: As `live_jacobian`; fewer than three probes.
+        ValueError: As `live_jacobian`; one or two probes; probes=0 and more than 2^28 entries.
 
     Source:
         Pennington et al. (2017), arXiv:1711.04735, and (2018), arXiv:1802.09979; Hutchinson (1989) for the probes.
     """
     import pandas as pd
 
-    if probes is not None and (not isinstance(probes, int) or isinstance(probes, bool) or probes < 3):
-        raise ValueError(f"probes is None or a whole number, at least 3, got {probes!r}.")
+    whole = isinstance(probes, int) and not isinstance(probes, bool)
+    if probes is not None and (not whole or 0 != probes < 3):
+        raise ValueError(f"probes is None, 0 for all singular values, or at least 3, got {probes!r}.")
     problem = as_problem(problem)
     label = problem.batch_norm_name
     warn_of_mixing(problem)
     with live_jacobian(problem, of, examples) as jacobian:
-        outputs, inputs = jacobian.shape
-        small = min(outputs, inputs) <= DENSE and jacobian.examples * outputs * inputs <= ENTRIES
-        if probes is None and small:
+        reason = ""
+        if probes is None:
+            reason = _too_much(jacobian)
+            probes = PROBES if reason else 0
+        elif probes == 0 and jacobian.entries > ENTRIES:
+            raise ValueError(
+                f"All singular values need Jacobians of {jacobian.entries} entries, more than {ENTRIES}. Take fewer "
+                "examples, or probes."
+            )
+        if probes == 0:
             rows, method = _dense_rows(jacobian)
         else:
-            rows, method = list(_probed_rows(jacobian, probes or PROBES, seed)), "probes"
+            rows, method = list(_probed_rows(jacobian, probes, seed)), "probes"
+            rows = [row | {"reason": row["reason"] or reason} for row in rows]
     start, end = of
     return pd.DataFrame(rows).assign(batch_norm=label, start=start, end=end, method=method)[_COLUMNS]
 
 
+def _too_much(jacobian: LiveJacobian) -> str:
+    """Why singular values are not computed unasked; empty where they are."""
+    instead = "moments are estimated (probes=0 computes all singular values)"
+    if jacobian.passes > PASSES:
+        return f"{jacobian.passes} passes are more than {PASSES}: {instead}"
+    if jacobian.entries > ENTRIES:
+        return f"{jacobian.entries} entries of Jacobians are more than {ENTRIES}: {instead}"
+    return ""
+
+
 def _dense_rows(jacobian: LiveJacobian) -> tuple[list[Row], str]:
-    matrices, mode = jacobian.dense()
+    with progress("rows or columns of the Jacobian", min(jacobian.shape)) as advance:
+        matrices, mode = jacobian.dense(advance)
     rows: list[Row] = []
     for example, matrix in enumerate(matrices):
         if not bool(torch.isfinite(matrix).all()):
@@ -141,9 +165,11 @@ def _probed_rows(jacobian: LiveJacobian, probes: int, seed: int) -> Iterator[Row
     generator = torch.Generator().manual_seed(seed)
     outputs, inputs = jacobian.shape
     pulled = []
-    for _ in range(probes):
-        signs = torch.randint(0, 2, (jacobian.examples, outputs), generator=generator) * 2 - 1
-        pulled.append(jacobian.transposed(signs.to(jacobian.end)))
+    with progress("probes of the Jacobian", probes) as advance:
+        for _ in range(probes):
+            signs = torch.randint(0, 2, (jacobian.examples, outputs), generator=generator) * 2 - 1
+            pulled.append(jacobian.transposed(signs.to(jacobian.end)))
+            advance(1)
     for example, rows in enumerate(torch.stack(pulled, dim=1).double()):
         moments, errors = probed_moments(rows @ rows.T, min(outputs, inputs))
         yield from _moment_rows(example, moments, errors, probes)
@@ -160,10 +186,17 @@ def _moment_rows(example: int, moments: Moments, errors: Moments | None, n: int)
                 "reason": "the Jacobian is zero or its powers overflow",
             }
         elif errors is not None:
-            half = _student(n - 1) * errors[at]
-            row |= {"standard_error": errors[at], "low": moments[at] - half, "high": moments[at] + half}
+            row |= {"standard_error": errors[at]} | _interval(name, moments[at], _student(n - 1) * errors[at])
         rows.append(row)
     return rows
+
+
+def _interval(name: str, value: float, half: float) -> Row:
+    """95 %, of the logarithm where the estimate is a sum of squares, which no interval of its own passes below 0."""
+    if name in _SUMS_OF_SQUARES and half / value < 700:
+        return {"low": value / math.exp(half / value), "high": value * math.exp(half / value)}
+    below = "the estimate has no bias, so that its interval may reach below 0, the least it can be"
+    return {"low": value - half, "high": value + half, "reason": below if value - half < 0 else ""}
 
 
 def _row(quantity: str, unit: str, example: int, value: float, n: int, **more: Any) -> Row:

@@ -14,6 +14,7 @@ from gradscope.measures.gram_alignment import centred_kernel_alignment, class_ke
 from gradscope.measures.gram_spectrum import kernel_condition, kernel_trace
 from gradscope.problem import as_problem
 from gradscope.studies.agreement.layers import class_numbers, places
+from gradscope.studies.agreement.readings import IGNORED
 from gradscope.studies.agreement.rows import with_value, without_value
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ def tangent_kernel_spectrum(
     learns some differences between examples far more slowly than others.
 
     Args:
-        problem: Problem or (model, data), all examples of it. Class targets are aligned with as classes,
-            floating-point ones as products of target vectors; without targets alignment is skipped.
+        problem: Problem or (model, data), all examples of it. Class targets are aligned with as classes, without
+            examples labelled -100; floating-point ones as products of target vectors; without targets alignment is
+            skipped.
         outputs: As in `tangent_kernels`, with its cost: one `layer_grams` for each output.
         at: As in `tangent_kernels`.
 
@@ -41,9 +43,10 @@ def tangent_kernel_spectrum(
         Frame with a row for each layer and quantity, and rows of `site` "all parameters": `kernel_trace`,
         `kernel_largest_eigenvalue`, `kernel_condition_number`, `kernel_unresolved_eigenvalues` (below rounding: B times
         the smallest step of the network's own precision), `kernel_label_alignment`, `kernel_centred_label_alignment`.
-        Columns `batch_norm`, `outputs`, `quantity`, `unit`, `site`, `depth`, `value`, `low`, `high`, `n` (examples),
-        `status`, `reason`. Where eigenvalues are unresolved the condition number has status `unresolved`: it is a lower
-        bound, and `high` is infinite. No intervals otherwise: spectra change with the number of examples.
+        Columns `batch_norm`, `batches` ("all": one kernel over the examples of all), `outputs`, `quantity`, `unit`,
+        `site`, `depth`, `value`, `low`, `high`, `n` (examples), `status`, `reason`. Where eigenvalues are unresolved
+        the condition number has status `unresolved`: it is a lower bound, and `high` is infinite. No intervals
+        otherwise: spectra change with the number of examples.
 
     Raises:
         ValueError: As `tangent_kernels`.
@@ -64,12 +67,12 @@ def tangent_kernel_spectrum(
     for name, kernel in kernels.items():
         place = {"site": name, "depth": where[name].depth if name in where else math.nan, "n": examples}
         rows += [place | row for row in _rows(kernel.cpu(), labels, problem.dtype)]
-    frame = pd.DataFrame(rows).assign(batch_norm=problem.batch_norm_name, outputs=str(outputs))
+    frame = pd.DataFrame(rows).assign(batch_norm=problem.batch_norm_name, batches="all", outputs=str(outputs))
     return frame.sort_values("depth", kind="stable", ignore_index=True)[_COLUMNS]
 
 
 _COLUMNS = [
-    *("batch_norm", "outputs", "quantity", "unit", "site", "depth"),
+    *("batch_norm", "batches", "outputs", "quantity", "unit", "site", "depth"),
     *("value", "low", "high", "n", "status", "reason"),
 ]
 
@@ -94,7 +97,10 @@ def _rows(kernel: Tensor, labels: Tensor | None, dtype: torch.dtype) -> list[dic
         if labels is None:
             rows.append(_NAMES[name] | without_value("skipped", NO_TARGETS))
         else:
-            rows.append(_NAMES[name] | with_value(_alone(alignment(kernel, labels)), FLAT))
+            # The row of an example whose label is left out is NaN.
+            kept = (~labels.diagonal().isnan()).nonzero()[:, 0]
+            value = alignment(kernel[kept][:, kept], labels[kept][:, kept]) if len(kept) > 1 else math.nan
+            rows.append(_NAMES[name] | with_value(_alone(value), FLAT))
     return rows
 
 
@@ -115,7 +121,8 @@ def _alone(value: Tensor | float) -> Estimate:
 def _label_kernel(targets: Tensor | None, examples: int) -> Tensor | None:
     numbers = class_numbers(targets, examples)
     if numbers is not None:
-        return class_kernel(numbers)
+        ignored = numbers == IGNORED
+        return class_kernel(numbers).masked_fill(ignored[:, None] | ignored[None, :], math.nan)
     if targets is None or not targets.is_floating_point() or len(targets) != examples:
         return None
     rows = targets.cpu().double().reshape(examples, -1)

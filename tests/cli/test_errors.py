@@ -107,7 +107,10 @@ WRONG = {
         on(SMALL, "--metric", "accuracy", verb="lesions"),
         "error, loss, margin, kl.*'accuracy'",
     ),
-    "unknown source": (on(SMALL, "--source", "weights"), "--source is one of output, logit, loss, got 'weights'"),
+    "unknown source": (
+        on(SMALL, "--source", "weights"),
+        "--source is one of output, logit, loss, got 'weights'",
+    ),
     "no example": (
         on(SMALL, "--examples", "0"),
         "Invalid value for '--examples'.*greater than or equal to 2",

@@ -103,9 +103,12 @@ def _():
 
 @row("theory beside a measurement")
 def _():
-    known = gs.nets.build("plain_mlp", depth=2, width=8, inputs=4, outputs=1, normalise="none", seed=0)
-    assert "theory_correlation_R" in set(gs.gradient_correlation((known, x()))["quantity"])
-    assert "theory_correlation_R" not in set(gs.gradient_correlation((known, x()), source=0)["quantity"])
+    known = gs.nets.build("plain_mlp", depth=2, width=8, inputs=16, outputs=1, normalise="none", seed=0)
+    several = torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
+    assert "theory_correlation_R" in set(gs.gradient_correlation((known, several))["quantity"])
+    assert "theory_correlation_R" not in set(gs.gradient_correlation((known, several), source=0)["quantity"])
+    few = gs.nets.build("plain_mlp", depth=2, width=8, inputs=4, outputs=1, normalise="none", seed=0)
+    assert "theory_correlation_R" not in set(gs.gradient_correlation((few, several[:, :4]))["quantity"])
     images = gs.nets.build("resnet", depth=8, channels=1, width=4, seed=0), torch.randn(4, 1, 8, 8)
     for unknown in (images, (net(), x()), (Attending(), x())):
         assert "theory_correlation_R" not in set(gs.gradient_correlation(unknown)["quantity"])

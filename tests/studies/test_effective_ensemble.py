@@ -111,7 +111,9 @@ def test_a_zero_initialised_last_layer_leaves_the_empty_path_alone():
     for form in ("gain", "batch norm"):
         for mixture in ("coherent", "incoherent"):
             assert values(frame, "path_share", form=form, mixture=mixture).tolist() == [1, *[0] * 6]
-    assert (values(frame, "implied_peak_path_length") == 0).all() and (values(frame, "implied_path_length") == 0).all()
+    assert (values(frame, "implied_peak_path_length") == 0).all() and (
+        values(frame, "implied_path_length") == 0
+    ).all()
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 2.0])

@@ -61,7 +61,7 @@ def test_rows_are_the_spectrum_of_the_kernel():
     problem = CASES["plain"]()
     frame = tangent_kernel_spectrum(problem)
     assert list(frame.columns) == [
-        *("batch_norm", "outputs", "quantity", "unit", "site", "depth"),
+        *("batch_norm", "batches", "outputs", "quantity", "unit", "site", "depth"),
         *("value", "low", "high", "n", "status", "reason"),
     ]
     labels = next(problem.batches())[1].numpy()

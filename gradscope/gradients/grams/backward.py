@@ -10,19 +10,19 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from gradscope.gradients.engines.nodes import shapes_in
+from gradscope.gradients.grams.asking import DoesNotAddUp, asked
 from gradscope.gradients.grams.chains import Chain, chain
 from gradscope.gradients.grams.layers import Layer
 from gradscope.gradients.grams.outputs import Outputs
 from gradscope.gradients.grams.pieces import Use, of_uses
-from gradscope.gradients.grams.rules import Arrival, DoesNotAddUp, asked, has_rule, terms_of
+from gradscope.gradients.grams.result import OUTPUT_NOT_REACHED
+from gradscope.gradients.grams.rules import Arrival, has_rule, terms_of
 from gradscope.gradients.grams.scaled import Scaled, ScaledGram
 from gradscope.gradients.grams.structure import Structure, structure
 from gradscope.gradients.grams.terms import FALLBACK, Combined, Dense, Term
 from gradscope.instruments.junctions.graph import Node
-from gradscope.instruments.quiet import collector_paused
 
 Place = tuple[Node, int]
-NOT_REACHED = "the source does not depend on its output, or this was changed in place"
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Found:
         outputs: By the layer's name.
         left: Parameters (by id) whose uses could not be followed, with the reason.
         outputs_left: Layers whose output gradients could not be had, with the reason.
+        unknown: Parameters (by id) whose gradients of single examples contradict that of their sum.
         mixed: Examples could not be told apart everywhere, so that outputs too are left to single examples.
     """
 
@@ -41,6 +42,7 @@ class Found:
     outputs: dict[str, ScaledGram] = field(default_factory=dict)
     left: dict[int, str] = field(default_factory=dict)
     outputs_left: dict[str, str] = field(default_factory=dict)
+    unknown: set[int] = field(default_factory=set)
     mixed: bool = False
 
 
@@ -52,10 +54,9 @@ def one_pass(
     integers: Sequence[Tensor],
 ) -> Found:
     """Run the backward pass of `values` [B] and hand over the Grams."""
-    with collector_paused():
-        with torch._C.DisableTorchFunction():
-            work = _Pass(structure(values, sources, integers), layers, outputs, len(values))
-        work.run(values)
+    with torch._C.DisableTorchFunction():
+        work = _Pass(structure(values, sources, integers), layers, outputs, len(values))
+    work.run(values)
     return work.found
 
 
@@ -102,7 +103,7 @@ class _Pass:
                 self._take(arrival, chains, asked)
         for name in self.outputs_expected:
             if name in self.found.outputs:
-                self.found.outputs_left[name] = NOT_REACHED
+                self.found.outputs_left[name] = OUTPUT_NOT_REACHED
                 del self.found.outputs[name]
 
     def _plan_parameters(self) -> None:
@@ -141,7 +142,7 @@ class _Pass:
             ]
             if not reached or len(apart) < len(reached):
                 why = self.graph.why or "its output does not count the examples along one axis"
-                self.found.outputs_left[name] = why if reached else NOT_REACHED
+                self.found.outputs_left[name] = why if reached else OUTPUT_NOT_REACHED
                 continue
             self.outputs_expected[name] = len(apart)
             for edge in apart:
@@ -160,11 +161,7 @@ class _Pass:
         with torch.no_grad(), torch._C.DisableTorchFunction():
             layouts = self.graph.layouts[node]
             first = cotangents[0]
-            scaled = (
-                None
-                if first is None or 0 not in layouts
-                else self._scaled(first, layouts[0].by_example(first))
-            )
+            scaled = None if first is None or 0 not in layouts else self._scaled(layouts[0].by_example(first))
             for number, names in self.outputs.get(node, {}).items():
                 self._output(names, cotangents[number], node, number, scaled if number == 0 else None)
             chains = self.chains.get(node)
@@ -254,13 +251,18 @@ class _Pass:
             if not self.outputs_expected[name]:
                 del self.outputs_expected[name]
 
-    def _scaled(self, cotangent: Tensor, by_example: Tensor) -> Scaled:
+    def _scaled(self, gradients: Tensor) -> Scaled:
         """Cotangents of a view and of what it views are the same numbers, whose scale is taken out once."""
         if self._last is not None:
             other, scaled = self._last
-            same = other.data_ptr() == cotangent.data_ptr() and other.numel() == cotangent.numel()
-            if same and other.is_contiguous() and cotangent.is_contiguous() and by_example.is_contiguous():
-                return scaled.viewed(by_example.shape)
-        scaled = Scaled(by_example)
-        self._last = (cotangent, scaled)
+            same = other.data_ptr() == gradients.data_ptr() and other.numel() == gradients.numel()
+            if (
+                same
+                and other.is_contiguous()
+                and gradients.is_contiguous()
+                and other.dtype == gradients.dtype
+            ):
+                return scaled.viewed(gradients.shape)
+        scaled = Scaled(gradients)
+        self._last = (gradients, scaled)
         return scaled

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradscope.gradients.example_values import ExampleSource
-from gradscope.gradients.grams.examples import chosen, joined
+from gradscope.gradients.grams.examples import chosen, joined, mapped
+from gradscope.gradients.grams.filling import filled
 from gradscope.gradients.grams.layers import Layer, layers
 from gradscope.gradients.grams.passes import grams_of_examples
 from gradscope.gradients.grams.result import LayerGram, LayerGrams
@@ -20,8 +21,10 @@ def grams_of(
     problem: Problem, at: str | Sequence[str] | None, source: ExampleSource, block_size: int | None
 ) -> LayerGrams:
     """See `layer_grams`."""
-    if block_size is not None and (isinstance(block_size, bool) or block_size < 1):
-        raise ValueError(f"block_size is a number of examples, at least 1, got {block_size!r}.")
+    if block_size is not None and (
+        isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1
+    ):
+        raise ValueError(f"block_size is a whole number of examples, at least 1, got {block_size!r}.")
     if problem.examples < 2:
         raise ValueError(
             f"layer_grams compares examples, so it needs at least 2, got {problem.examples}. Pass more data."
@@ -37,7 +40,7 @@ def grams_of(
     batch, sizes = joined(problem)
     examples = sum(sizes)
     step = block_size or (max(sizes) if len(sizes) > 1 else examples)
-    if name == "own":
+    if name == "own" or _counts_the_batch(problem.model):
         step = examples
     with _prepared(problem, batch, fixed=step < examples) as statistics:
         if step >= examples:
@@ -59,7 +62,7 @@ def grams_of(
 def _prepared(problem: Problem, batch: Batch, fixed: bool) -> Iterator[Statistics | None]:
     """As `problem.prepared()`, with all parameters needing gradients and batch statistics those of all examples."""
     model, statistics = problem.model, Statistics() if fixed else None
-    with left_as_found(model):
+    with left_as_found(model), _tables_kept(model):
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter.requires_grad_(True)
@@ -67,8 +70,31 @@ def _prepared(problem: Problem, batch: Batch, fixed: bool) -> Iterator[Statistic
             model.eval()
             if fixed:
                 with torch.no_grad():
-                    problem.outputs(batch[0])
+                    problem.outputs(mapped(batch[0], Tensor.clone))
             yield statistics
+
+
+def _counts_the_batch(model: nn.Module) -> bool:
+    """Whether gradients of a table are divided by how often the whole batch looks a row up."""
+    return any(
+        isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.scale_grad_by_freq for m in model.modules()
+    )
+
+
+@contextmanager
+def _tables_kept(model: nn.Module) -> Iterator[None]:
+    """Tables whose rows are shortened as they are looked up (`max_norm`) are put back on leaving."""
+    tables = [
+        m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm
+    ]
+    kept = [(table, table.detach().clone()) for table in tables]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for table, values in kept:
+                if not torch.equal(table, values):
+                    table.copy_(values)
 
 
 def _by_blocks(
@@ -89,45 +115,5 @@ def _by_blocks(
             part = grams_of_examples(
                 problem, chosen(batch, both, total), wanted, source, own=False, statistics=statistics
             )
-            whole = _filled(whole, part, both, total)
+            whole = {name: filled(whole.get(name), gram, both, total) for name, gram in part.items()}
     return whole
-
-
-def _filled(
-    whole: dict[str, LayerGram], part: dict[str, LayerGram], places: Tensor, total: int
-) -> dict[str, LayerGram]:
-    return {name: _layer_filled(whole.get(name), gram, places, total) for name, gram in part.items()}
-
-
-def _layer_filled(whole: LayerGram | None, part: LayerGram, places: Tensor, total: int) -> LayerGram:
-    def matrix(name: str) -> Tensor | None:
-        new, old = getattr(part, name), None if whole is None else getattr(whole, name)
-        if new is None or (whole is not None and old is None):
-            return None
-        old = new.new_full((total, total), torch.nan) if old is None else old
-        places_there = places.to(new.device)
-        old[places_there[:, None], places_there] = new
-        return old
-
-    def vector(name: str) -> Tensor:
-        new = getattr(part, name)
-        old = new.new_full((total,), torch.nan) if whole is None else getattr(whole, name)
-        old[places.to(new.device)] = new
-        return old
-
-    reasons = [part.reason, *([] if whole is None else [whole.reason])]
-    return LayerGram(
-        matrix("parameter"),
-        matrix("output"),
-        vector("parameter_log_norms"),
-        vector("output_log_norms"),
-        matrix("forward"),
-        matrix("backward"),
-        part.engine if whole is None else max(part.engine, whole.engine, key=ENGINES.index),
-        next((reason for reason in reasons if reason), ""),
-        part.parameters,
-    )
-
-
-# From what costs least to what is taken when nothing else can be.
-ENGINES = ("", "products", "per-example gradients", "fallback")

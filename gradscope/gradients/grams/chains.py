@@ -86,7 +86,7 @@ def chain(node: Node, number: int) -> Chain | None:
     parameters = _parameters(node)
     if not parameters:
         return None
-    if len(parameters) > 1:
+    if len(parameters) > 1 or node._input_metadata[number].dtype.is_complex:
         return Chain(edge, shape, parameters, computed=True)
     current = node
     while current.name() in _SAME_ORDER:

@@ -34,26 +34,32 @@ def joined(problem: Problem) -> tuple[Batch, list[int]]:
         ) from error
 
 
-def _cat(inputs: Sequence[Any], sizes: Sequence[int]) -> Any:
+def _cat(inputs: Sequence[Any], sizes: Sequence[int], name: str = "") -> Any:
     first = inputs[0]
     if isinstance(first, Tensor):
         counts = all(value.ndim and len(value) == size for value, size in zip(inputs, sizes, strict=True))
-        return torch.cat(list(inputs)) if counts else first
+        return torch.cat(list(inputs)) if counts and not _of_positions(first, name) else first
     if isinstance(first, Mapping):
-        return {key: _cat([value[key] for value in inputs], sizes) for key in first}
+        return {key: _cat([value[key] for value in inputs], sizes, str(key)) for key in first}
     if isinstance(first, tuple | list):
-        return type(first)(_cat(list(parts), sizes) for parts in zip(*inputs, strict=True))
+        return type(first)(_cat(list(parts), sizes, name) for parts in zip(*inputs, strict=True))
     return first
+
+
+def _of_positions(tensor: Tensor, name: str) -> bool:
+    """Whether this counts positions, by its name, so that its length is that of examples by chance only."""
+    return tensor.ndim == 1 and "position" in name
 
 
 def chosen(batch: Batch, examples: Tensor, total: int) -> Batch:
     """Some examples of a batch of `total`, by their numbers."""
 
-    def pick(tensor: Tensor) -> Tensor:
-        return tensor[examples.to(tensor.device)] if tensor.ndim and len(tensor) == total else tensor
+    def pick(tensor: Tensor, name: str = "") -> Tensor:
+        counts = tensor.ndim and len(tensor) == total and not _of_positions(tensor, name)
+        return tensor[examples.to(tensor.device)] if counts else tensor
 
     inputs, targets = batch
-    return mapped(inputs, pick), None if targets is None else pick(targets)
+    return mapped(inputs, pick, named=True), None if targets is None else pick(targets)
 
 
 def opened(inputs: Any, examples: int, channels_last: bool = False) -> tuple[Any, list[Tensor], list[Tensor]]:
@@ -71,7 +77,7 @@ def opened(inputs: Any, examples: int, channels_last: bool = False) -> tuple[Any
 
     def opening(tensor: Tensor, name: str) -> Tensor:
         if not tensor.is_floating_point() or "mask" in name or not tensor.ndim or len(tensor) != examples:
-            return tensor
+            return tensor.clone()
         leaf = (tensor.clone() if tensor.is_inference() else tensor).detach().requires_grad_()
         sources.append(leaf)
         images = channels_last and leaf.ndim == 4

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from gradscope.gradients.grams.backward import Found
 from gradscope.gradients.grams.layers import Layer
-from gradscope.gradients.grams.result import DenseLayerGram, LayerGram
-from gradscope.gradients.grams.scaled import ScaledGram, log_norms
+from gradscope.gradients.grams.result import NOT_CALLED, PARAMETERS_NOT_REACHED, DenseLayerGram, LayerGram
+from gradscope.gradients.grams.scaled import ScaledGram, half_logarithms, log_norms
 from gradscope.gradients.grams.terms import FALLBACK, PER_EXAMPLE, PRODUCTS, Combined
-
-_NOT_REACHED = "the source does not depend on its parameters"
 
 
 def gathered(layers: Sequence[Layer], found: Found, examples: int) -> dict[str, LayerGram]:
@@ -21,9 +19,9 @@ def gathered(layers: Sequence[Layer], found: Found, examples: int) -> dict[str, 
     taken = [_taken(layer, found) for layer in layers]
     # Of all layers at once, for in small batches a look at a tensor costs as much as its numbers.
     own = _log_norms([one.parameter for one in taken], examples)
-    for one, norms in zip(taken, own, strict=True):
-        if one.dense and one.forward is not None:
-            norms += (one.forward.diagonal() + int(one.bias)).log_().div_(2)
+    dense = [place for place, one in enumerate(taken) if one.dense]
+    for place, norms in zip(dense, half_logarithms([taken[k].before() for k in dense]), strict=True):
+        own[place] += norms
     outputs = _log_norms([one.output for one in taken], examples)
     bad, bad_outputs = _not_finite(own), _not_finite(outputs)
     grams: dict[str, LayerGram] = {}
@@ -56,9 +54,21 @@ class _Taken:
     bias: bool
     engine: str
 
+    def before(self) -> Tensor:
+        """Squared norms of what a dense layer's gradients take from its inputs, [B]."""
+        if self.forward is None:
+            raise ValueError(
+                "Only a dense layer's Gram is a product with that of its inputs; this one is not dense."
+            )
+        diagonal = self.forward.diagonal()
+        return diagonal + 1 if self.bias else diagonal
+
 
 def _taken(layer: Layer, found: Found) -> _Taken:
     parts = [found.parameters.pop(id(p)) for p in layer.parameters.values() if id(p) in found.parameters]
+    if any(id(p) in found.unknown for p in layer.parameters.values()):
+        # The Gram of the others would be taken for that of the layer.
+        parts = []
     output = found.outputs.pop(layer.name, None)
     engines = {part.engine for part in parts}
     engine = next((e for e in (FALLBACK, PER_EXAMPLE, PRODUCTS) if e in engines), "")
@@ -118,13 +128,12 @@ def _reason(layer: Layer, one: _Taken, found: Found, bad: int, bad_outputs: int)
     if not layer.parameters:
         reasons.append(_no_parameters(layer))
     elif one.parameter is None:
-        reasons.append(given[0] if given else _NOT_REACHED)
+        unknown = [found.left[id(p)] for p in layer.parameters.values() if id(p) in found.unknown]
+        reasons.append(unknown[0] if unknown else PARAMETERS_NOT_REACHED)
     elif one.engine == FALLBACK:
         reasons.append(given[0] if given else "no rule for what its parameters go through")
     if one.output is None:
-        reasons.append(
-            found.outputs_left.get(layer.name, "it is never called, or gives out no gradient: no output")
-        )
+        reasons.append(found.outputs_left.get(layer.name, NOT_CALLED))
     for name, gram, number in (("parameter", one.parameter, bad), ("output", one.output, bad_outputs)):
         if gram is not None and number:
             reasons.append(f"the {name} gradients of {number} examples are not finite")
@@ -133,7 +142,9 @@ def _reason(layer: Layer, one: _Taken, found: Found, bad: int, bad_outputs: int)
 
 def _no_parameters(layer: Layer) -> str:
     if any(True for _ in layer.module.parameters(recurse=False)):
-        return "its parameters are counted at the layer that holds them first, or are no floating-point numbers"
+        return (
+            "its parameters are counted at the layer that holds them first, or are no floating-point numbers"
+        )
     if any(True for _ in layer.module.parameters()):
         inside = f"{layer.name}.*" if layer.name else "*"
         return f"a container: it has no parameters of its own; write at={inside!r} for the layers inside"

@@ -37,8 +37,8 @@ def _owners(model: nn.Module) -> dict[nn.Module, dict[str, nn.Parameter]]:
     seen: set[Tensor] = set()
     found: dict[nn.Module, dict[str, nn.Parameter]] = {}
     for path, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter in seen or not parameter.is_floating_point():
+        for name, parameter in module._parameters.items():
+            if parameter is None or parameter in seen or not parameter.is_floating_point():
                 continue
             seen.add(parameter)
             found.setdefault(module, {})[f"{path}.{name}" if path else name] = parameter

@@ -39,9 +39,13 @@ class Layout(NamedTuple):
 
     def of_example(self, tensor: Tensor, example: int) -> Tensor:
         """A copy in which all other examples' numbers are zero."""
+        return self.of_examples(tensor, example)
+
+    def of_examples(self, tensor: Tensor, examples: Tensor | int) -> Tensor:
+        """The same for several, by their numbers."""
         shape = (self.before, self.examples, self.after)
         only = tensor.new_zeros(tensor.shape)
-        chosen = (slice(None),) * (self.axis + 1) + (example,)
+        chosen = (slice(None),) * (self.axis + 1) + (examples,)
         only.unflatten(self.axis, shape)[chosen] = tensor.unflatten(self.axis, shape)[chosen]
         return only
 

@@ -9,7 +9,18 @@ from torch import Tensor
 from gradscope.gradients.grams.chains import Chain
 from gradscope.gradients.grams.kernels import gram_of_rows
 from gradscope.gradients.grams.scaled import ScaledGram
-from gradscope.gradients.grams.terms import PER_EXAMPLE, PRODUCTS, Combined, Outer, Term, combined, levelled
+from gradscope.gradients.grams.terms import (
+    PER_EXAMPLE,
+    PRODUCTS,
+    Combined,
+    Convolved,
+    Elementwise,
+    Embedded,
+    Outer,
+    Term,
+    combined,
+    levelled,
+)
 
 Use = tuple[Chain, Term]
 
@@ -33,6 +44,8 @@ def of_uses(uses: Sequence[Use]) -> Combined:
                 break
         else:
             groups.append((places, [term]))
+    if any(len({_matrix(term) for term in terms}) > 1 for _, terms in groups):
+        return _dense(uses)
     if len(groups) == 1:
         return combined(groups[0][1])
     if not _disjoint([places for places, _ in groups]):
@@ -43,6 +56,16 @@ def of_uses(uses: Sequence[Use]) -> Combined:
         gram = gram + part.gram
     engine = PRODUCTS if all(part.engine == PRODUCTS for part in parts) else PER_EXAMPLE
     return Combined(gram, engine)
+
+
+def _matrix(term: Term) -> tuple[int, ...]:
+    """The shape in which a term takes the numbers of its parameter, where it matters to others that use the same."""
+    if isinstance(term, Outer):
+        rows, columns = term.sides()
+        return (rows.shape[2], columns.shape[2])
+    if isinstance(term, Embedded):
+        return (term.length, term.gradients.shape[2])
+    return tuple(term.shape) if isinstance(term, Convolved | Elementwise) else ()
 
 
 def _disjoint(groups: Sequence[Tensor | None]) -> bool:

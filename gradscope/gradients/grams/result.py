@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+# Why there is no Gram, where gradients are zero.
+PARAMETERS_NOT_REACHED = "the source does not depend on its parameters"
+OUTPUT_NOT_REACHED = "the source does not depend on its output, or this was changed in place"
+NOT_CALLED = "it is never called, or gives out no gradient: no output"
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerGram:

@@ -3,17 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from gradscope.gradients.engines.nodes import results, shape_of_operand, shapes_in
+from gradscope.gradients.engines.nodes import dtype_of_operand, shape_of_operand, shapes_in
 from gradscope.gradients.grams.layout import Layout
 from gradscope.gradients.grams.scaled import Scaled
-from gradscope.gradients.grams.terms import Convolved, Dense, Elementwise, Embedded, Outer, Term
+from gradscope.gradients.grams.terms import Convolved, Elementwise, Embedded, Outer, Term
 from gradscope.instruments.junctions.graph import Node
-
-# Relative difference from autograd's own gradient beyond which a sum of per-example gradients is not believed.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,55 +56,19 @@ def terms_of(arrival: Arrival, slots: Sequence[int]) -> dict[int, Term]:
 
 def has_rule(node: Node, slot: int, layouts: Mapping[int, Layout]) -> bool:
     """Whether a slot's gradient can be read off; else the node has to be asked, `asked`."""
-    return 0 in layouts and _rule(node, slot, layouts[0]) is not None
+    return 0 in layouts and _rule(node, slot, layouts[0]) is not None and not _is_complex(node, slot)
+
+
+def _is_complex(node: Node, slot: int) -> bool:
+    """Whether its numbers are complex, which no rule conjugates."""
+    places = [node._input_metadata[0].dtype, dtype_of_operand(node, slot)]
+    return any(dtype.is_complex for dtype in places)
 
 
 def _rule(node: Node, slot: int, layout: Layout) -> "Rule | None":
     # Names end in a number: AddmmBackward0.
     choose = RULES.get(node.name().rstrip("0123456789"))
     return None if choose is None else choose(node, slot, layout)
-
-
-class DoesNotAddUp(RuntimeError):
-    """Per-example gradients that are not what autograd's gradient is made of."""
-
-
-def asked(arrival: Arrival, slots: Sequence[int]) -> dict[int, Term]:
-    """One backward pass of the node for each example, all other examples' cotangents zero.
-
-    To be called after the backward pass of the network, within which autograd would leave out what that does not need.
-
-    Raises:
-        DoesNotAddUp: The node's backward pass is not a sum over examples.
-    """
-    node, examples = arrival.node, next(iter(arrival.layouts.values())).examples
-    rows: dict[int, list[Tensor]] = {slot: [] for slot in slots}
-    for example in range(examples):
-        given = [
-            None if cotangent is None else arrival.layouts[number].of_example(cotangent, example)
-            for number, cotangent in enumerate(arrival.cotangents)
-        ]
-        for slot, gradient in zip(slots, results(node, given, slots), strict=True):
-            zero = next(c for c in given if c is not None).new_zeros(arrival.shape(slot))
-            rows[slot].append((zero if gradient is None else gradient).flatten())
-    found: dict[int, Term] = {}
-    whole = results(node, arrival.cotangents, slots)
-    for slot, gradient in zip(slots, whole, strict=True):
-        stacked = torch.stack(rows[slot])
-        if gradient is not None and not adds_up(stacked, gradient):
-            raise DoesNotAddUp(
-                f"the per-example gradients of {node.name()} do not add up to autograd's gradient"
-            )
-        found[slot] = Dense(stacked)
-    return found
-
-
-def adds_up(rows: Tensor, gradient: Tensor) -> bool:
-    """Whether per-example gradients [B, D] add up to the gradient of the sum; true where that is not finite."""
-    difference = (rows.double().sum(dim=0) - gradient.flatten().double()).norm()
-    # Examples may cancel in the sum, whose rounding is that of its terms.
-    size = rows.double().norm(dim=1).sum()
-    return not bool(difference > TOLERANCE.get(gradient.dtype, 1e-2) * size)
 
 
 def _first_factor(inputs: str) -> "Rule":
@@ -275,7 +235,8 @@ def _batch_normed(arrival: Arrival, slot: int) -> Term:
     node, inputs = arrival.node, arrival.node._saved_input
     wide = (1, -1, *[1] * (inputs.ndim - 2))
     deviation = (node._saved_running_var + node._saved_eps).rsqrt().view(wide)
-    factor = arrival.layout.by_example((inputs - node._saved_running_mean.view(wide)) * deviation)
+    # In place, for another copy would cost as much as the product; not as scale and shift, which cancel badly.
+    factor = arrival.layout.by_example((inputs - node._saved_running_mean.view(wide)).mul_(deviation))
     return Elementwise(factor, arrival.gradients, _channels(arrival, slot), arrival.scaled)
 
 

@@ -23,6 +23,9 @@ class Scaled:
     """
 
     def __init__(self, tensor: Tensor) -> None:
+        if tensor.is_complex():
+            # Gradients at a complex number are those at its two parts.
+            tensor = torch.view_as_real(tensor.resolve_conj())
         self.values = tensor
         self.log_scale: Tensor | None = None
         if tensor.dtype in WIDE:
@@ -104,11 +107,15 @@ class ScaledGram:
 
 def log_norms(grams: Sequence[ScaledGram]) -> list[Tensor]:
     """Logarithms of the examples' norms, [B] for each Gram; -inf for a zero gradient."""
-    diagonals = [gram.gram.diagonal() for gram in grams]
-    alike = len({diagonal.device for diagonal in diagonals}) == 1
-    # Of all at once where they are on one device, and of each in memory of its own.
-    logarithms = torch.stack(diagonals).log_().div_(2) if alike else [d.log().div_(2) for d in diagonals]
+    logarithms = half_logarithms([gram.gram.diagonal() for gram in grams])
     return [
         row.clone() if gram.log_scale is None else row + gram.log_scale
         for row, gram in zip(logarithms, grams, strict=True)
     ]
+
+
+def half_logarithms(squares: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Of several [B], all at once where they are on one device."""
+    if len({square.device for square in squares}) == 1:
+        return torch.stack(list(squares)).log_().div_(2).unbind()
+    return [square.log() / 2 for square in squares]

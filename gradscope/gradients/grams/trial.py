@@ -1,4 +1,4 @@
-"""How examples cross a node without a rule, found by asking its backward pass for one example after the other."""
+"""How examples cross a node without a rule, found by asking its backward pass for groups of examples."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,14 +10,14 @@ from gradscope.gradients.engines.nodes import results, shape_of_operand, shapes_
 from gradscope.gradients.grams.layout import Layout
 from gradscope.instruments.junctions.graph import Node
 
-# Examples asked: each costs one backward pass of the node.
-ASKED = 3
+# Relative difference between what a group of examples is answered alone and together with all others.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
 def tried(node: Node, layouts: Mapping[int, Layout]) -> dict[int, Layout] | None:
     """Layout of the results of a node, if only one keeps every example's cotangent with that example.
 
-    Random cotangents of one example must change only that example's numbers of every operand. Where several layouts
+    Random cotangents of some examples must change only these examples' numbers of every operand. Where several layouts
     do so, the operand's own is taken if it is among them, since most layers keep the order.
 
     Args:
@@ -67,19 +67,45 @@ def _candidates(shape: torch.Size, examples: int) -> Iterator[Layout]:
 def _keeps_apart(
     node: Node, number: int, layout: Layout, layouts: Mapping[int, Layout], generator: torch.Generator
 ) -> bool:
+    """Whether groups of examples do not meet, for groups that part every two examples from each other.
+
+    What a group is given alone must change no number of the others, and the group's own numbers must be what they are
+    when all are given: a backward pass that divides by a norm of the whole batch keeps zeros apart, and yet mixes.
+    """
     metadata = node._input_metadata[number]
     random = torch.randn(math.prod(metadata.shape), generator=generator, dtype=torch.float64)
     full = random.to(metadata.dtype).to(metadata.device).view(list(metadata.shape))
+    slots = [slot for slot, own in layouts.items() if own.fits(shape_of_operand(node, slot))]
     given: list[Tensor | None] = [None] * len(shapes_in(node))
-    met = False
-    for example in sorted({0, layout.examples // 2, layout.examples - 1})[:ASKED]:
-        given[number] = layout.of_example(full, example)
-        for (slot, own), gradient in zip(layouts.items(), results(node, given, list(layouts)), strict=True):
-            if gradient is None or not own.fits(shape_of_operand(node, slot)):
+
+    def answered(cotangent: Tensor) -> list[Tensor | None]:
+        given[number] = cotangent
+        gradients = results(node, given, slots)
+        pairs = zip(slots, gradients, strict=True)
+        return [None if one is None else layouts[slot].by_example(one).flatten(1) for slot, one in pairs]
+
+    together = answered(full)
+    if not any(whole is not None and bool(whole.any()) for whole in together):
+        return False
+    for group in _groups(layout.examples):
+        for whole, alone in zip(together, answered(layout.of_examples(full, group)), strict=True):
+            if whole is None:
                 continue
-            others = own.by_example(gradient).flatten(1).abs().amax(dim=1)
-            met = met or bool(others[example] > 0)
-            others[example] = 0
-            if bool((others != 0).any()):
+            others = torch.ones(layout.examples, dtype=torch.bool)
+            others[group] = False
+            if alone is None or bool((alone[others.to(alone.device)] != 0).any()):
                 return False
-    return met
+            own, expected = alone[group.to(alone.device)], whole[group.to(alone.device)]
+            tolerance = TOLERANCE.get(own.dtype, 1e-2) * float(expected.abs().max())
+            if not float((own - expected).abs().max()) <= tolerance:
+                return False
+    return True
+
+
+def _groups(examples: int) -> Iterator[Tensor]:
+    """By each binary digit of their numbers, so that any two examples are in different groups at least once."""
+    numbers = torch.arange(examples)
+    for digit in range((examples - 1).bit_length()):
+        ones = (numbers >> digit) % 2 == 1
+        yield ones.nonzero()[:, 0]
+        yield (~ones).nonzero()[:, 0]

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from gradscope.gradients.engines.nodes import shapes_in
-from gradscope.gradients.grams.backward import NOT_REACHED
-from gradscope.gradients.grams.rules import adds_up
+from gradscope.gradients.grams.asking import adds_up
+from gradscope.gradients.grams.result import OUTPUT_NOT_REACHED
 from gradscope.gradients.grams.scaled import Scaled, ScaledGram
 
 # Numbers of per-example gradients held at once; the parameters of larger layers are taken one layer after the other.
@@ -35,48 +35,86 @@ def parameters_one_by_one(values: Tensor, parameters: Sequence[nn.Parameter]) ->
                 if gradient is not None:
                     reached.add(id(parameter))
                 rows[id(parameter)].append(_or_zeros(gradient, parameter))
+        # What should be zero is rounding of what is not, in the same pass.
+        sizes = [float(row.double().norm()) for several in rows.values() for row in several]
+        floor = 100 * torch.finfo(values.dtype).eps * sum(sizes)
         for parameter, whole in zip(group, total, strict=True):
             key = id(parameter)
             if key in reached:
                 stacked = torch.stack(rows.pop(key))
-                right = adds_up(stacked, _or_zeros(whole, parameter))
+                right = adds_up(stacked, _or_zeros(whole, parameter), floor)
                 found[key] = _gram(stacked) if right else None
     return found
 
 
 def outputs_one_by_one(
-    values: Tensor, outputs: Mapping[str, Sequence[GradientEdge]]
+    values: Tensor, outputs: Mapping[str, Sequence[GradientEdge]], own: bool
 ) -> tuple[dict[str, ScaledGram], dict[str, str]]:
-    """Gram of each layer's output gradients, where the first axis of the output counts the examples, else the reason.
+    """Gram of each layer's output gradients, where an axis of the output counts the examples, else the reason.
 
-    An example's row is the gradient of its own value at its own rows of the output.
+    An example's row is the gradient of its own value at its own part of the output. The axis is one along which each
+    value's gradient is zero everywhere else; where examples mix there is none, and it is the first.
+
+    Args:
+        values: One for each example, [B], with their graph.
+        outputs: Edges by the layer's name, of outputs that depend on the examples.
+        own: Batch statistics mix the examples, so that the first axis is not doubted.
     """
-    examples, reasons = len(values), {}
-    flat: list[tuple[str, GradientEdge]] = []
-    for name, edges in outputs.items():
-        shapes = [shapes_in(edge.node)[edge.output_nr] for edge in edges]
-        if all(shape and shape[0] == examples for shape in shapes):
-            flat += [(name, edge) for edge in edges]
+    examples, reasons, found = (
+        len(values),
+        {},
+        {name: [_Axes(len(values), e) for e in outputs[name]] for name in outputs},
+    )
+    for name in [name for name, parts in found.items() if not all(part.rows for part in parts)]:
+        reasons[name] = "no axis of its output counts the examples"
+        del found[name]
+    flat = [part for parts in found.values() for part in parts]
+    for example in range(examples if flat else 0):
+        edges = [part.edge for part in flat]
+        gradients = torch.autograd.grad(values[example], edges, retain_graph=True, allow_unused=True)
+        for part, gradient in zip(flat, gradients, strict=True):
+            part.add(gradient, example, values)
+    grams: dict[str, ScaledGram] = {}
+    for name, parts in found.items():
+        axes = [part.axis(own) for part in parts]
+        if not any(part.reached for part in parts):
+            reasons[name] = OUTPUT_NOT_REACHED
+        elif None in axes:
+            reasons[name] = (
+                "gradients of single examples meet at its output, which has several axes of their number"
+            )
         else:
-            reasons[name] = "its output does not count the examples along the first axis"
-    rows: dict[str, list[Tensor]] = {}
-    reached: set[str] = set()
-    for example, value in enumerate(values if flat else ()):
-        gradients = torch.autograd.grad(
-            value, [edge for _, edge in flat], retain_graph=True, allow_unused=True
-        )
-        parts: dict[str, list[Tensor]] = {}
-        for (name, edge), gradient in zip(flat, gradients, strict=True):
-            shape = shapes_in(edge.node)[edge.output_nr]
-            part = values.new_zeros(shape[1:]) if gradient is None else gradient[example]
-            parts.setdefault(name, []).append(part.flatten())
-            if gradient is not None:
-                reached.add(name)
-        for name, pieces in parts.items():
-            rows.setdefault(name, []).append(torch.cat(pieces))
-    for name in rows.keys() - reached:
-        reasons[name] = NOT_REACHED
-    return {name: _gram(torch.stack(rows[name])) for name in rows if name in reached}, reasons
+            stacked = [
+                torch.stack(part.rows[axis])
+                for part, axis in zip(parts, axes, strict=True)
+                if axis is not None
+            ]
+            grams[name] = _gram(torch.cat(stacked, dim=1))
+    return grams, reasons
+
+
+class _Axes:
+    """Gradients at one output along every axis that may count the examples."""
+
+    def __init__(self, examples: int, edge: GradientEdge) -> None:
+        self.edge, self.reached = edge, False
+        self.shape = shapes_in(edge.node)[edge.output_nr]
+        self.rows: dict[int, list[Tensor]] = {a: [] for a, size in enumerate(self.shape) if size == examples}
+        self.alone = dict.fromkeys(self.rows, True)
+
+    def add(self, gradient: Tensor | None, example: int, values: Tensor) -> None:
+        self.reached = self.reached or gradient is not None
+        whole = values.new_zeros(self.shape) if gradient is None else gradient
+        for axis, rows in self.rows.items():
+            row = whole.select(axis, example)
+            rows.append(row.flatten().clone())
+            self.alone[axis] = self.alone[axis] and bool(row.count_nonzero() == whole.count_nonzero())
+
+    def axis(self, own: bool) -> int | None:
+        for axis, alone in self.alone.items():
+            if alone:
+                return axis
+        return 0 if 0 in self.rows and (own or len(self.rows) == 1) else None
 
 
 def _gram(rows: Tensor) -> ScaledGram:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gradscope.gradients.gathered import copied
 from gradscope.gradients.grams.examples import chosen
 from gradscope.instruments.listen import Heard, on_output
 from gradscope.instruments.sites import sites
@@ -17,7 +18,8 @@ class Place(NamedTuple):
 
     Attributes:
         depth: Order of running, the first is 1 (the input is 0); NaN for a module that is never called itself.
-        width: Numbers in one example's output; 0 where the output has no row for each example.
+        width: Numbers in one example's outputs, those of all calls together as in the output Gram; 0 where some output
+            has no row for each example.
     """
 
     depth: float
@@ -26,11 +28,13 @@ class Place(NamedTuple):
 
 def places(problem: Problem, at: Any, block_size: int | None = None) -> dict[str, Place]:
     """Depth and width of every site, by one forward pass without gradient over the first batch, or a block of it."""
-    found: dict[str, Place] = {}
+    depths: dict[str, int] = {}
+    widths: dict[str, list[int]] = {}
 
     def listen(where: Heard, output: Tensor) -> None:
         per_row = output.ndim > 0 and len(output) == examples
-        found.setdefault(where.site, Place(where.depth + 1, output.numel() // examples if per_row else 0))
+        depths.setdefault(where.site, where.depth + 1)
+        widths.setdefault(where.site, []).append(output.numel() // examples if per_row else 0)
 
     named = sites(problem.model, at)
     with problem.prepared(), torch.no_grad(), on_output(named, listen):
@@ -39,8 +43,11 @@ def places(problem: Problem, at: Any, block_size: int | None = None) -> dict[str
         if block_size is not None and block_size < examples:
             batch = chosen(batch, torch.arange(block_size), examples)
             examples = block_size
-        problem.outputs(batch[0])
-    return {site.name: found.get(site.name, Place(math.nan, 0)) for site in named}
+        problem.outputs(copied(batch[0]))
+    places = {
+        site: Place(depth, sum(widths[site]) if all(widths[site]) else 0) for site, depth in depths.items()
+    }
+    return {site.name: places.get(site.name, Place(math.nan, 0)) for site in named}
 
 
 def class_numbers(targets: Tensor | None, examples: int) -> Tensor | None:

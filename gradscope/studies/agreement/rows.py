@@ -19,6 +19,7 @@ from gradscope.measures.gram_white_noise import simulated_white_stable_rank, whi
 from gradscope.studies.agreement.readings import LABELS, READ, WIDTH, Gram
 
 NO_LABELS = "the targets are not one class number for each example"
+ALL_IGNORED = "every label is -100, which losses leave out"
 NO_WIDTH = "the number of coordinates of one example's gradient is unknown"
 NOT_REACHED = "the stiffness stays above 0 at every distance"
 AT_ONCE = "the stiffness is not above 0 in the first bin already"
@@ -71,7 +72,14 @@ def gram_rows(
         if missing or reason:
             rows.append(row | without_value("skipped" if missing else "undefined", missing or reason))
         else:
-            rows.append(row | with_value(reading.read(gram), reading.undefined, reading.interval))
+            row |= with_value(reading.read(gram), reading.undefined, reading.interval)
+            uneven = reading.by_norms and gram.effective_examples < len(products) / 2
+            if uneven and not math.isnan(row["low"]):
+                row["reason"] = (
+                    f"the norms are as uneven as if {gram.effective_examples:.3g} of {len(products)} examples counted: "
+                    "the interval holds the truth less often than 95 times in 100"
+                )
+            rows.append(row)
     if gradient == "parameter" and not reason:
         rows += _by_class(gram, shared) if "class" in options.by else []
         rows += _by_distance(gram, shared, options) if "distance" in options.by else []
@@ -118,7 +126,10 @@ def _by_class(gram: Gram, shared: dict[str, Any]) -> list[dict[str, Any]]:
     row = shared | {"quantity": "class_cosine", "unit": "1"}
     if gram.labels is None:
         return [row | without_value("skipped", NO_LABELS)]
-    classes, means = class_stiffness(gram.cosines, gram.labels)
+    kept = gram.labelled
+    if not len(kept):
+        return [row | without_value("skipped", ALL_IGNORED)]
+    classes, means = class_stiffness(gram.cosines[kept][:, kept], gram.labels[kept])
     return [
         row
         | {"class": int(classes[i]), "other_class": int(classes[j])}

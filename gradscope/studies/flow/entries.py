@@ -60,12 +60,13 @@ class Entries:
         self.largest = max(self.largest, other.largest)
         self.exact_above, self.dtype = other.exact_above, other.dtype
 
-    def status(self, downstream: float = 1.0) -> tuple[str, str]:
+    def status(self, downstream: float = 1.0, forward: str = "") -> tuple[str, str]:
         """`ok`, `underflow`, `overflow` or `undefined`, and why.
 
         Args:
             downstream: Largest magnitude of the gradient that this one was computed from: tells a gradient that
                 vanished in the computer from one that is zero.
+            forward: Why the signal was lost on its way forward, if it was.
         """
         if self.not_finite:
             return (
@@ -79,6 +80,8 @@ class Entries:
                     f"every entry is exactly zero, and the next gradient is at most {downstream:.1e}: "
                     f"{self.dtype} underflowed",
                 )
+            if forward:
+                return "underflow", f"every entry is exactly zero: {forward}"
             return (
                 "undefined",
                 "every entry is exactly zero: nothing depends on it, or all of it is switched off",

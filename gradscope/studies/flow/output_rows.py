@@ -16,11 +16,12 @@ _BY_EXAMPLE = ("output_gradient_log10_norm_mean", "output_gradient_log10_norm_sd
 def output_rows(flow: Flow, unit: str) -> list[Row]:
     """Rows of every output that was heard, in the order of running."""
     rows: list[Row] = []
-    downstream = 1.0
+    downstream, forward = 1.0, flow.lost_forward()
     # From the loss backwards, so that each gradient is seen beside the one it was computed from.
     for where, read in sorted(flow.outputs.items(), key=lambda item: -item[1].order):
         place = {"site": where.site, "depth": where.depth, "call": where.call}
-        rows = [row | place for row in _at_output(read, f"log10({unit} per output)", downstream)] + rows
+        of = f"log10({unit} per output)"
+        rows = [row | place for row in _at_output(read, of, downstream, forward)] + rows
         downstream = read.entries.largest or downstream
     return rows
 
@@ -33,11 +34,11 @@ def log_size(read: AtOutput) -> float:
     return float(torch.logsumexp(2 * logs, dim=0) - math.log(read.examples)) / 2
 
 
-def _at_output(read: AtOutput, unit: str, downstream: float) -> list[Row]:
+def _at_output(read: AtOutput, unit: str, downstream: float, forward: str) -> list[Row]:
     if not read.log_norms:
         reason = "its output does not reach what is differentiated, or nothing before it needs a gradient"
         return [undefined("output_gradient_log10_norm", unit, 0, "skipped", reason)]
-    status, reason = read.entries.status(downstream)
+    status, reason = read.entries.status(downstream, forward)
     size = log_size(read) / math.log(10)
     value = size if math.isfinite(size) else math.nan
     rows = [

@@ -20,7 +20,7 @@ def parameter_rows(
 ) -> list[Row]:
     """Rows of every site's parameters: its own, each tensor at the first site that holds it, or all inside it."""
     depths = {where.site: where.depth for where in flow.outputs}
-    largest = _smallest_at_output(flow)
+    largest, forward = _smallest_at_output(flow), flow.lost_forward()
     names = {id(tensor): name for name, tensor in problem.model.named_parameters()}
     examples = problem.examples if problem.reduction == "mean" else 1
     owners: dict[int, str] = {}
@@ -44,7 +44,8 @@ def parameter_rows(
             continue
         single = {name: _part(names[id(p)], p, flow) for name, p in kept.items()}
         for name, part in ({"all": _together(list(single.values()))} | single).items():
-            found_rows = _part_rows(part, examples, largest.get(site.name, 1.0), unit, learning_rate)
+            status = part.entries.status(largest.get(site.name, 1.0), forward)
+            found_rows = _part_rows(part, examples, status, unit, learning_rate)
             rows += [row | place | {"parameter": name} for row in found_rows]
     return rows
 
@@ -76,10 +77,10 @@ def _together(parts: Sequence[_Part]) -> _Part:
 
 
 def _part_rows(
-    part: _Part, examples: int, downstream: float, unit: str, learning_rate: float | None
+    part: _Part, examples: int, told: tuple[str, str], unit: str, learning_rate: float | None
 ) -> list[Row]:
     n = part.entries.number
-    status, reason = part.entries.status(downstream)
+    status, reason = told
     flags = {"status": status, "reason": reason}
     log_gradient = part.log_gradient - math.log(examples)
     size = log_gradient / math.log(10) if math.isfinite(log_gradient) else math.nan

@@ -29,6 +29,8 @@ class AtOutput:
         log_norms: Natural logarithms of the norms, one tensor [N] a batch; of a whole batch, [1], where rows are not
             examples.
         per_example: Whether rows are examples.
+        signal: Largest magnitude of the output itself.
+        exact_above: As in `Entries`, of the output.
     """
 
     order: int
@@ -37,6 +39,8 @@ class AtOutput:
     examples: int = 0
     log_norms: list[Tensor] = field(default_factory=list)
     per_example: bool = True
+    signal: float = 0.0
+    exact_above: float = 0.0
     entries: Entries = field(default_factory=Entries)
 
 
@@ -45,7 +49,7 @@ class AtRectifier:
     """How often the units of one rectifier were active.
 
     Attributes:
-        depth: That of the innermost site it runs in, else of the last site that ran before it.
+        depth: That of the innermost site it runs in, else of the last site that ran before it; 0 where none did.
         counts: Examples on which each unit was active; None where batches had outputs of different shapes.
     """
 
@@ -56,9 +60,21 @@ class AtRectifier:
 
 @dataclass
 class Flow:
+    """What the passes over all batches left; depth counts from 1, the input being 0."""
+
     outputs: dict[Heard, AtOutput] = field(default_factory=dict)
     rectifiers: dict[tuple[str, int], AtRectifier] = field(default_factory=dict)
     gradients: dict[str, Tensor] = field(default_factory=dict)
+
+    def lost_forward(self) -> str:
+        """Where the signal itself fell below the precision on its way forward; empty where it did not.
+
+        Behind it every rectifier is off, so that gradients are zero although the network's are not.
+        """
+        for where, read in self.outputs.items():
+            if 0 < read.signal < read.exact_above:
+                return f"the outputs of {where.site} are at most {read.signal:.1e}: the forward signal underflowed"
+        return ""
 
 
 def flow_of(problem: Problem, at: Sequence[Site], source: ExampleSource, everywhere: bool) -> Flow:
@@ -91,7 +107,7 @@ class _Batch:
         self.forward = True
         self.example: int | None = None
         self.order = 0
-        self.finished = -1
+        self.finished = 0
         self.within: list[tuple[tuple[str, int], str]] = []
         self.depths: dict[str, int] = {}
         self.kinds = {site.name: type(site.module).__name__ for site in at}
@@ -130,15 +146,20 @@ class _Batch:
 
     def ran(self, where: Heard, output: Tensor) -> None:
         if self.forward:
+            where = where._replace(depth=where.depth + 1)
             shape = tuple(output.shape[1:])
             read = self.flow.outputs.setdefault(where, AtOutput(self.order, self.kinds[where.site], shape))
             read.examples += self.examples
+            if output.is_floating_point() and output.numel():
+                limits = torch.finfo(output.dtype)
+                read.signal = max(read.signal, float(output.detach().abs().amax()))
+                read.exact_above = limits.tiny / limits.eps
             read.per_example &= output.ndim > 0 and len(output) == self.examples
             self.order, self.finished = self.order + 1, where.depth
             self.depths[where.site] = where.depth
 
     def hear(self, where: Heard, gradient: Tensor) -> None:
-        read = self.flow.outputs.get(where)
+        read = self.flow.outputs.get(where._replace(depth=where.depth + 1))
         if read is None:
             return
         rows = gradient.reshape(self.examples, -1) if read.per_example else gradient.reshape(1, -1)
@@ -157,7 +178,7 @@ class _Batch:
         counts = (output.detach() > 0).sum(dim=0)
         read = self.flow.rectifiers.get(key)
         if read is None:
-            read = self.flow.rectifiers[key] = AtRectifier(max(self.finished, 0), torch.zeros_like(counts))
+            read = self.flow.rectifiers[key] = AtRectifier(self.finished, torch.zeros_like(counts))
         if inside:
             self.within.append((key, max(inside, key=len)))
         if read.counts is not None:

@@ -52,18 +52,18 @@ def expected_correlation(problem: Problem) -> dict[str, float]:
         NoLaw: The architecture is none of those known, weights or biases are not centred at zero as random ones are, or
             the input has fewer than 16 numbers.
     """
-    inputs, _ = problem.first_batch()
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-        raise NoLaw("its input is not one floating-point tensor")
-    rows = inputs.detach().reshape(len(inputs), -1).double().cpu().numpy()
-    if rows.shape[1] < FEWEST_FEATURES:
-        raise NoLaw(f"its input has {rows.shape[1]} numbers, which is far from infinitely many")
-    if not np.isfinite(rows).all():
-        raise NoLaw("its input is not finite")
     # Inside `prepared` the network is in eval mode, in which `auto` would have another name.
     normalised = problem.batch_norm_name
     with problem.prepared():
-        found = _Steps(problem, normalised)
+        inputs, _ = problem.first_batch()
+        if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+            raise NoLaw("its input is not one floating-point tensor")
+        rows = inputs.detach().reshape(len(inputs), -1).double().cpu().numpy()
+        if rows.shape[1] < FEWEST_FEATURES:
+            raise NoLaw(f"its input has {rows.shape[1]} numbers, which is far from infinitely many")
+        if not np.isfinite(rows).all():
+            raise NoLaw("its input is not finite")
+        found = _Steps(problem, inputs, normalised)
     forward = found.forward(rows)
     gradients = found.backward(forward)
     return {site: _ratio(gradients[node]) for site, node in found.sites.items()}
@@ -72,11 +72,11 @@ def expected_correlation(problem: Problem) -> dict[str, float]:
 class _Steps:
     """The nodes of one forward pass, and what each does to sampled units, [N, units]."""
 
-    def __init__(self, problem: Problem, normalised: str) -> None:
+    def __init__(self, problem: Problem, inputs: Tensor, normalised: str) -> None:
         self.problem, self.normalised = problem, normalised
-        self.examples = len(problem.first_batch()[0])
+        self.examples = len(inputs)
         self.random = np.random.default_rng(0)
-        made, output, source = self._run()
+        made, output, source = self._run(inputs)
         graph = Graph([output], [source])
         self.order, self.root = graph.order, gradient_node(output)
         self.live = {
@@ -87,11 +87,10 @@ class _Steps:
         linear = {node: name for node, (name, module) in made.items() if type(module) is nn.Linear}
         self.sites = {"input": source} | {name: node for node, name in linear.items() if node in self.live}
 
-    def _run(self) -> tuple[dict[Node, tuple[str, nn.Module]], Tensor, Node]:
+    def _run(self, inputs: Tensor) -> tuple[dict[Node, tuple[str, nn.Module]], Tensor, Node]:
         """One pass: the node at which each module's output was made, the output, and the source's node."""
         made: dict[Node, tuple[str, nn.Module]] = {}
         modules = dict(self.problem.model.named_modules())
-        inputs, _ = self.problem.first_batch()
 
         def listen(where: Any, tensor: Tensor) -> None:
             if tensor.grad_fn is not None:

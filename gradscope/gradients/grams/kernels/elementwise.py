@@ -33,4 +33,10 @@ def elementwise_gram(factor: Tensor | None, gradients: Tensor, shape: tuple[int,
         )
     products = gradients if factor is None else factor * gradients
     shared = [axis for axis, size in enumerate(padded, start=1) if size == 1 and gradients.shape[axis] != 1]
-    return gram_of_rows(products.sum(dim=shared) if shared else products)
+    return gram_of_rows(_summed(products, shared) if shared else products)
+
+
+def _summed(products: Tensor, shared: list[int]) -> Tensor:
+    """In the order of memory, in which a sum over channels-last images takes half the time. The Gram has no order."""
+    order = [0, *sorted(range(1, products.ndim), key=products.stride, reverse=True)]
+    return products.permute(order).sum(dim=[order.index(axis) for axis in shared])
