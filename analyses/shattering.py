@@ -266,7 +266,7 @@ def pictures(
         Picture(
             "co_activation",
             gs.figures.correlation_against_depth(
-                units, exact, y_scale="linear", x_label="layer", y_label="co-active fraction (dimensionless)"
+                units, exact, y_scale="linear", x_label="layer (number)", y_label="co-active fraction (dimensionless)"
             ),
             "Share of units that are active on both of two inputs, layer by layer of the deepest plain networks. With "
             "batch normalisation it stays at a quarter, as the theorems assume; with centring alone through some "
