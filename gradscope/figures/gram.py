@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from .canvas import canvas
+from .canvas import canvas, label_y
 from .frames import drawable, levels, note_left_out, require, single_quantity
+from .panels import SQUARE, wrapped
 from .scales import plain_number
 from .style import house_style
 
@@ -64,7 +65,9 @@ def cosine_matrix(
     sites = levels(frame, "site")
     left_out = drawable(frame, ["i", "j", "value"])[1]
     with house_style():
-        figure, axes = canvas(ax, len(sites), height=2.9 if len(sites) > 1 else 4.2)
+        # Several panels of a new figure have one colour bar beneath.
+        together = ax is None and len(sites) > 1
+        figure, axes = canvas(ax, len(sites), height=2.6 if len(sites) > 1 else 4.2)
         for axis, site in zip(axes, sites, strict=True):
             rows = frame[frame["site"] == site]
             table, names = _table(rows)
@@ -78,17 +81,24 @@ def cosine_matrix(
             )
             axis.patch.set(hatch=MISSING, edgecolor="black", facecolor="white", linewidth=0)
             axis.grid(visible=False)
-            axis.set_title(str(site))
+            axis.set_title(wrapped(str(site), SQUARE))
             if by == "class" and names is not None:
                 _boundaries(axis, [names[place] for place in places])
-            axis.set_xlabel(f"example (ordered by {by})" if by else "example (position)")
-            axis.set_ylabel(f"example (ordered by {by})" if by else "example (position)")
-            bar = axis.inset_axes((1.03, 0.0, 0.04, 1.0))
-            bar.grid(visible=False)
-            colours = axis.get_figure(root=True).colorbar(image, cax=bar)  # type: ignore[union-attr]
+            told = f"example (ordered by {by})" if by else "example (position)"
+            axis.set_xlabel(told if not together or axis in axes[-2:] else "")
+            if not together:
+                axis.set_ylabel(told)
+                bar = axis.inset_axes((1.03, 0.0, 0.04, 1.0))
+                bar.grid(visible=False)
+                colours = axis.get_figure(root=True).colorbar(image, cax=bar)  # type: ignore[union-attr]
+                colours.outline.set_visible(False)
+                bar.yaxis.set_major_formatter(plain_number)
+                bar.set_ylabel(label)
+        if together:
+            colours = figure.colorbar(image, ax=axes, location="bottom", shrink=0.7, aspect=40)
             colours.outline.set_visible(False)
-            bar.yaxis.set_major_formatter(plain_number)
-            bar.set_ylabel(label)
+            colours.set_label(label)
+            label_y(figure, axes, told, ax)
         note_left_out(axes[-1], left_out, len(frame))
     return figure
 
