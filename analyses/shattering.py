@@ -39,10 +39,9 @@ SHALLOW = 10
 """Up to this depth, several networks are drawn for each seed."""
 SEVERAL = ("plain", "highway, centred")
 """Networks of which several are drawn at every depth, since their claims have the margins of a mean over draws."""
-ONE_A_SEED = [family for family in cells.NETWORKS if family not in SEVERAL]
 WIDE = (4, 24)
 CROSSED = (4, 8, 16, 24)
-CHANGE = 0.05
+CHANGED, CHANGE = ("plain, centred", "residual, batch norm, beta 1"), 0.05
 
 READING = """
 R is the mean product of two inputs' gradients over their mean square (Definition 1). Near 1, a step that
@@ -75,7 +74,8 @@ def main(settings: Settings) -> Section:
     shallow = [depth for depth in size.depths if depth <= SHALLOW]
     deep = [depth for depth in size.depths if depth > SHALLOW]
     grid = gs.grid(family=cells.NETWORKS, depth=shallow, seed=draws)
-    grid += gs.grid(family=ONE_A_SEED, depth=deep, seed=settings.seeds)
+    once = [family for family in cells.NETWORKS if family not in SEVERAL]
+    grid += gs.grid(family=once, depth=deep, seed=settings.seeds)
     grid += gs.grid(family=SEVERAL, depth=deep, seed=draws)
     # A highway of one block would be a plain layer.
     grid = [c for c in grid if not (c["family"].startswith("highway") and c["depth"] == 1)]
@@ -90,8 +90,7 @@ def main(settings: Settings) -> Section:
     )
     condition = {"depths": [CROSSED], "networks": size.networks, "width": 128, "seed": settings.seeds}
     norms = gs.sweep(cells.log_norms, gs.grid(**condition), **options).drop(columns="depths")
-    families = ["plain, centred", "residual, batch norm, beta 1"]
-    change = {"family": families, "depth": size.changed, "change": CHANGE, "seed": settings.seeds}
+    change = {"family": CHANGED, "depth": size.changed, "change": CHANGE, "seed": settings.seeds}
     changed = gs.sweep(cells.after_a_change, gs.grid(**change), **options)
     states = {"family": ["plain", "resnet"], "state": ["initial", "trained"]}
     trained = {"layers": size.layers, "epochs": size.epochs, "data": settings.data, "seed": settings.seeds}
@@ -104,17 +103,13 @@ def main(settings: Settings) -> Section:
         **options,
     )
     tables = {
-        **{
-            "correlation": correlation,
-            "wide_correlation": wide,
-            "batch_norm_variance": drawn(explosion, size),
-        },
-        **{
-            "summed_through_batch_norm": summed,
-            "log_norms": norms,
-            "after_a_change": changed,
-            "layers": layers,
-        },
+        "correlation": correlation,
+        "wide_correlation": wide,
+        "batch_norm_variance": drawn(explosion, size),
+        "summed_through_batch_norm": summed,
+        "log_norms": norms,
+        "after_a_change": changed,
+        "layers": layers,
         "theorems": gs.theory.theorem_table(size.depths),
     }
     return Section(
@@ -135,10 +130,11 @@ def drawn(frame: pd.DataFrame, size: Preset) -> pd.DataFrame:
 
 def told(preset: str, size: Preset) -> dict[str, str]:
     """The settings that each claim's row names."""
-    usual = dict.fromkeys(
-        ("S1", "S2", "S3", "S4", "S5", "S7", "S10"), f"{preset}; 256 units, 128 Gaussian inputs, float32"
-    )
-    return usual | {
+    usual = f"{preset}; 256 units, 128 Gaussian inputs, float32"
+    return dict.fromkeys(("S1", "S2", "S3", "S4", "S5", "S7", "S10"), usual) | {
+        "S2 power law, measured": f"{preset}; 1024 units, 64 Gaussian inputs, float32",
+        "S2 exponent": "the recursion at infinite width: nothing is measured",
+        "S10 plain batch norm": f"{preset}; 400 units, 256 Gaussian inputs, float32",
         "S13": f"{preset}; {size.networks} networks of 128 units a seed, one Gaussian input each, float32",
         "S14": f"{preset}; 64 units, 32 Gaussian inputs, batch statistics differentiated through, float64",
         "S15": f"{preset}; 256 units, {max(size.changed)} layers or blocks, 128 Gaussian inputs, float32",
@@ -266,7 +262,11 @@ def pictures(
         Picture(
             "co_activation",
             gs.figures.correlation_against_depth(
-                units, exact, y_scale="linear", x_label="layer (number)", y_label="co-active fraction (dimensionless)"
+                units,
+                exact,
+                y_scale="linear",
+                x_label="layer (number)",
+                y_label="co-active fraction (dimensionless)",
             ),
             "Share of units that are active on both of two inputs, layer by layer of the deepest plain networks. With "
             "batch normalisation it stays at a quarter, as the theorems assume; with centring alone through some "

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gradscope.report import verdict, verdict_table
+from gradscope.report import judged, verdict, verdict_table
 from gradscope.report.verdicts import COLUMNS
 
 NAN, INF = math.nan, math.inf
@@ -84,3 +84,9 @@ def test_the_table_has_its_columns_even_when_empty(claim_of):
     assert list(verdict_table([row]).columns) == COLUMNS
     with pytest.raises(ValueError, match="missing"):
         verdict_table([{"claim_id": "S1"}])
+
+
+def test_a_part_may_have_settings_of_its_own():
+    measured = {("S1", "correlation"): [0.06] * 5, ("S1", "co-activation"): [0.25] * 5}
+    rows = judged(measured, settings={"S1": "on all", "S1 co-activation": "on others"})
+    assert list(rows["settings"]) == ["on all", "on others"]
