@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,8 +11,14 @@ from matplotlib.figure import Figure
 
 from .canvas import canvas, label_y, legend_below
 from .frames import drawable, levels, note_left_out, require
-from .scales import logarithmic, symmetric_logarithmic
-from .style import GREY, house_style, marks
+from .scales import logarithmic, plain_number, symmetric_logarithmic
+from .style import GREY, Mark, house_style, marks
+
+CAVEAT = (
+    "linear inside the shaded middle, logarithmic outside;\n"
+    "shaded: the resolution, so no shape or sign in there is real"
+)
+ZERO_ROWS = "zero_row_fraction"
 
 
 def spectral_density(
@@ -22,16 +30,20 @@ def spectral_density(
     position: str = "eigenvalue",
     floor: float = 1e-7,
     x_label: str = "eigenvalue (loss per squared parameter)",
-    y_label: str = "density (per unit eigenvalue)",
+    y_label: str = "density\n(squared parameters per loss)",
     ax: Axes | None = None,
 ) -> Figure:
     """Spectral density with its band, the extreme eigenvalues as ticks, the resolution shaded.
 
+    Under each panel stands which share of the weights has a row of zeros in the Hessian, and thus an eigenvalue of
+    exactly zero, where the frame has it: a smoothed density shows that atom as one more bump.
+
     Args:
         frame: Rows of `quantity` (`value` at the place `position`, with `low` and `high` over probes,
             and `resolution`, the narrowest feature the method can show, where it is known), and
-            perhaps rows of quantity "eigenvalue" (`value`, its residual bound as `low` and `high`).
-        hue: Condition told apart by colour and dash.
+            perhaps rows of quantity "eigenvalue" (`value`, its residual bound as `low` and `high`) and
+            "zero_row_fraction".
+        hue: Condition told apart by colour and dash. Each level's resolution is shaded.
         quantity: Which rows are the density.
         panels: Condition with a panel of its own (such as "state"); None for one panel.
         position: Column of the density's places.
@@ -39,6 +51,9 @@ def spectral_density(
         x_label: With unit.
         y_label: With unit.
         ax: Axes to draw into, divided when there are several panels; None for a new figure.
+
+    Raises:
+        ValueError: The frame lacks a column, or a panel has no positive density.
 
     Source:
         Ghorbani et al. (2019), arXiv:1901.10159; Yao et al. (2020), PyHessian, arXiv:1912.07145.
@@ -53,12 +68,13 @@ def spectral_density(
     frame = frame.assign(resolution=frame.get("resolution", np.nan))
     looks = marks(levels(frame, hue))
     groups = levels(frame, panels) if panels else [None]
+    zeros = [_zero_rows(frame[frame[panels] == group] if panels else frame, hue, looks) for group in groups]
+    more = 0.17 * max(text.count("\n") + bool(text) for text in zeros)
     with house_style():
-        figure, axes = canvas(ax, len(groups), columns=1, height=2.9, share_x=True)
-        for axis, group in zip(axes, groups, strict=True):
+        figure, axes = canvas(ax, len(groups), columns=1, height=2.9 + more, share_x=True)
+        for axis, group, atoms in zip(axes, groups, zeros, strict=True):
             rows = frame[frame[panels] == group] if panels else frame
             density = rows[rows["quantity"] == quantity]
-            width = density["resolution"].max()
             kept, left_out = drawable(density, [position, "value"])
             if not (kept["value"] > 0).any():
                 raise ValueError(
@@ -71,32 +87,57 @@ def spectral_density(
                     one = (curve if seed is None else curve[curve["seed"] == seed]).sort_values(position)
                     _curve(axis, one, position, looks[name], str(name) if i == 0 else None)
             top = float(kept["value"].max())
-            axis.set_ylim(floor * top, 30 * top)
+            extremes = rows[rows["quantity"] == "eigenvalue"]
+            lanes = extremes[hue].nunique()
+            # The lanes of eigenvalues lie along the top edge, above the highest density.
+            axis.set_ylim(floor * top, top * 30 ** max(1, lanes / 2))
             logarithmic(axis)
-            _ticks(axis, rows[rows["quantity"] == "eigenvalue"], hue, looks)
-            extent = float(kept[position].min()), float(kept[position].max())
-            linear = width if np.isfinite(width) and width > 0 else 1e-2 * max(map(abs, extent))
-            symmetric_logarithmic(axis, float(linear), extent)
-            if np.isfinite(width):
-                axis.axvspan(-width, width, color=GREY, alpha=0.18, linewidth=0, label="resolution")
+            _ticks(axis, extremes, hue, looks)
+            widths = kept.groupby(hue, sort=False)["resolution"].max().dropna()
+            _horizontal(axis, kept[position], widths)
             axis.set_title("" if group is None else str(group))
-            axis.set_xlabel(f"{x_label}\nlogarithmic outside the shaded middle" if axis is axes[-1] else "")
+            foot = [x_label, CAVEAT if len(widths) else ""] if axis is axes[-1] else []
+            axis.set_xlabel("\n".join(line for line in [*foot, atoms] if line))
             note_left_out(axis, left_out, len(density))
         legend_below(figure, axes, ax)
         label_y(figure, axes, y_label, ax)
     return figure
 
 
-def _curve(axis: Axes, rows: pd.DataFrame, position: str, look: object, label: str | None) -> None:
-    axis.plot(rows[position], rows["value"], color=look.colour, linestyle=look.dash, label=label)  # type: ignore[attr-defined]
+def _curve(axis: Axes, rows: pd.DataFrame, position: str, look: Mark, label: str | None) -> None:
+    axis.plot(rows[position], rows["value"], color=look.colour, linestyle=look.dash, label=label)
     axis.fill_between(
         rows[position].to_numpy(dtype=float),
         rows["low"].to_numpy(dtype=float),
         rows["high"].to_numpy(dtype=float),
-        color=look.colour,  # type: ignore[attr-defined]
+        color=look.colour,
         alpha=0.2,
         linewidth=0,
     )
+
+
+def _horizontal(axis: Axes, places: pd.Series, widths: pd.Series) -> None:
+    """The scale of the eigenvalues, and each level's resolution: darkest where no level can tell."""
+    extent = float(places.min()), float(places.max())
+    widest = float(widths.max()) if len(widths) else 0.0
+    linear = widest if widest > 0 else 1e-2 * max(map(abs, extent))
+    symmetric_logarithmic(axis, linear, extent)
+    shade = 0.18 / max(1, widths.nunique()) ** 0.5
+    for i, width in enumerate(widths.unique()):
+        axis.axvspan(
+            -width, width, color=GREY, alpha=shade, linewidth=0, label="resolution" if i == 0 else None
+        )
+
+
+def _zero_rows(rows: pd.DataFrame, hue: str, looks: dict) -> str:
+    """Share of weights without curvature by level, as lines of text; empty where it was not measured."""
+    known = drawable(rows[rows["quantity"] == ZERO_ROWS], ["value"])[0]
+    shares = known.groupby(hue, sort=False)["value"].mean()
+    numbers = {name: plain_number(float(f"{shares[name]:.3g}")) for name in looks if name in shares.index}
+    named = (
+        [f"{name}: {number}" for name, number in numbers.items()] if len(looks) > 1 else [*numbers.values()]
+    )
+    return fill(f"share of rows that are exactly zero: {'; '.join(named)}", 58) if named else ""
 
 
 def _ticks(axis: Axes, rows: pd.DataFrame, hue: str, looks: dict) -> None:

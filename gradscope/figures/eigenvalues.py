@@ -23,7 +23,8 @@ def eigenvalue_stems(
     """The dense Hessian's eigenvalues on top of the closed form, a panel per number of blocks.
 
     A stem's height is how many eigenvalues stand at that place (to 1e-6 of the largest), so equal
-    supports with growing multiplicity are seen at a glance.
+    supports with growing multiplicity are seen at a glance. The number itself is in the title where it is the same
+    everywhere, and else beside the stems that have room for it.
 
     Args:
         frame: Columns `blocks`, `quantity` ("eigenvalue", and "closed_form" for +-sigma_i), `value`;
@@ -57,14 +58,34 @@ def eigenvalue_stems(
                 axis.axvline(place, color=GREY, linestyle=(0, (3, 2)), linewidth=0.9, label=label)
             axis.vlines(places, 0, heights, color=BLUE, linewidth=1.6)
             axis.plot(places, heights, "o", color=BLUE, label="dense Hessian")
-            axis.set_title(f"{blocks:g} block" + ("" if blocks == 1 else "s"))
-            axis.set_ylim(0, 1.25 * max([1, *heights]))
+            number = f"{blocks:g} block" + ("" if blocks == 1 else "s")
+            axis.set_title(number + _repeated(axis, places, heights))
+            axis.set_ylim(0, 1.35 * max([1, *heights]))
             axis.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
             axis.set_xlabel(x_label if axis is axes[-1] else "")
             note_left_out(axis, left_out, len(rows))
         legend_below(figure, axes, ax)
         label_y(figure, axes, y_label, ax)
     return figure
+
+
+def _repeated(axis: Axes, places: np.ndarray, heights: np.ndarray) -> str:
+    """The multiplicity for the title where there is only one; else written above stems that stand far enough apart."""
+    if len(set(heights)) == 1:
+        times = int(heights[0])
+        return f": every place {times} time{'' if times == 1 else 's'}"
+    reach = np.ptp(places) if len(places) else 0.0
+    for i, (place, height) in enumerate(zip(places, heights, strict=True)):
+        if np.delete(np.abs(places - place), i).min(initial=np.inf) > 0.04 * reach:
+            axis.annotate(
+                f"×{height}",
+                (place, height),
+                xytext=(0, 4),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
+    return ""
 
 
 def _multiplicities(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.figures.curvature_frames import EXAMPLES as CURVATURE_EXAMPLES
 from tests.figures.flow_frames import EXAMPLES as FLOW_EXAMPLES
 from tests.figures.gram_frames import EXAMPLES as GRAM_EXAMPLES
 from tests.figures.path_frames import EXAMPLES as PATH_EXAMPLES
@@ -312,6 +313,7 @@ EXAMPLES = {
     "condition_against_depth": lambda: (condition_frame(), {"theory": condition_theory()}),
     "eigenvalue_stems": lambda: (stem_frame(), {}),
     "spectral_density": lambda: (density_frame(), {}),
+    **CURVATURE_EXAMPLES,
     **PATH_EXAMPLES,
     **FLOW_EXAMPLES,
     **GRAM_EXAMPLES,
