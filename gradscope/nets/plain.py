@@ -11,6 +11,7 @@ def plain(
     classes: int = 10,
     width: int = 16,
     activation: str = "pre",
+    normalise: str = "batch",
 ) -> Network:
     """`resnet(..., shortcut="none")`: x <- F(x) in every block, under the names that `resnet` uses.
 
@@ -20,6 +21,7 @@ def plain(
         classes: Numbers that come out.
         width: Channels of the first stage.
         activation: `pre` or `post`, as in `resnet`.
+        normalise: `batch` or `none`, as in `resnet`.
 
     Returns:
         The network: [N, channels, H, W] to [N, classes]; H and W of at least 4.
@@ -31,5 +33,11 @@ def plain(
         The "plain" networks of He et al. (2015), arXiv:1512.03385, section 4.2.
     """
     return resnet(
-        depth, channels=channels, classes=classes, width=width, activation=activation, shortcut="none"
+        depth,
+        channels=channels,
+        classes=classes,
+        width=width,
+        activation=activation,
+        shortcut="none",
+        normalise=normalise,
     )

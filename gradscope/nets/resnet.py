@@ -18,6 +18,7 @@ def resnet(
     shortcut: str = "projection",
     beta: float = 1.0,
     branches: int = 1,
+    normalise: str = "batch",
 ) -> Network:
     """A 3x3 convolution, three stages of n blocks of two 3x3 convolutions, average pooling, a linear readout.
 
@@ -37,10 +38,14 @@ def resnet(
             channels, without parameters. `none` leaves out all shortcuts, those of other blocks too.
         beta: Scale of the branches.
         branches: Residual functions a block; 2 or more make a multi-residual network, of (1 + branches)^3n paths.
+        normalise: `batch`, batch normalisation (BN) as above, and convolutions without biases. `none` leaves out all
+            BN; 3x3 convolutions then have biases, which start at zero, in place of its shifts, as in networks from
+            before it. 1x1 projections have none, for it would add to the branch's: a direction without curvature.
+            With He weights activations then grow by about sqrt 2 at every sum, for nothing holds them back.
 
     Returns:
-        The network, convolutions without biases, weights drawn N(0, 2 / fan_in) from torch's global
-        generator. [N, channels, H, W] to [N, classes]; H and W of at least 4.
+        The network, weights drawn N(0, 2 / fan_in) from torch's global generator. [N, channels, H, W] to
+        [N, classes]; H and W of at least 4.
 
     Raises:
         ValueError: A depth that is not 6n + 2, or another option out of range.
@@ -65,6 +70,8 @@ def resnet(
         whole(option, value, least=1)
     choice("activation", activation, ("pre", "post"))
     choice("shortcut", shortcut, ("projection", "padding", "none"))
+    choice("normalise", normalise, ("batch", "none"))
+    norm = normalise == "batch"
 
     blocks, before = [], width
     for stage in range(3):
@@ -72,20 +79,24 @@ def resnet(
         for position in range((depth - 2) // 6):
             stride = 2 if stage > 0 and position == 0 else 1
             block = _pre_activation if activation == "pre" else _post_activation
-            blocks.append(block(before, after, stride, shortcut, beta, branches))
+            blocks.append(block(before, after, stride, shortcut, beta, branches, norm))
             before = after
-    stem, last = _conv(channels, width), nn.Linear(before, classes)
+    stem, last = _conv(channels, width, bias=not norm), nn.Linear(before, classes)
     pool = chain(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), linear=last)
     if activation == "post":
-        stem = chain(conv=stem, norm=nn.BatchNorm2d(width), relu=nn.ReLU())
+        stem = chain(conv=stem, norm=_norm(width, norm), relu=nn.ReLU())
         return initialise(Network(stem, blocks, pool), "he")
     return initialise(
-        Network(stem, blocks, chain(norm=nn.BatchNorm2d(before), relu=nn.ReLU(), **_named(pool))), "he"
+        Network(stem, blocks, chain(norm=_norm(before, norm), relu=nn.ReLU(), **_named(pool))), "he"
     )
 
 
-def _conv(before: int, after: int, stride: int = 1, size: int = 3) -> nn.Module:
-    return nn.Conv2d(before, after, size, stride=stride, padding=size // 2, bias=False)
+def _conv(before: int, after: int, stride: int = 1, size: int = 3, *, bias: bool = False) -> nn.Module:
+    return nn.Conv2d(before, after, size, stride=stride, padding=size // 2, bias=bias)
+
+
+def _norm(channels: int, present: bool) -> nn.Module | None:
+    return nn.BatchNorm2d(channels) if present else None
 
 
 def _named(modules: nn.Sequential) -> dict[str, nn.Module]:
@@ -93,17 +104,17 @@ def _named(modules: nn.Sequential) -> dict[str, nn.Module]:
 
 
 def _pre_activation(
-    before: int, after: int, stride: int, shortcut: str, beta: float, branches: int
+    before: int, after: int, stride: int, shortcut: str, beta: float, branches: int, norm: bool
 ) -> Residual:
     def shared() -> nn.Sequential:
-        return chain(norm1=nn.BatchNorm2d(before), relu1=nn.ReLU())
+        return chain(norm1=_norm(before, norm), relu1=nn.ReLU())
 
     def rest() -> nn.Sequential:
         return chain(
-            conv1=_conv(before, after, stride),
-            norm2=nn.BatchNorm2d(after),
+            conv1=_conv(before, after, stride, bias=not norm),
+            norm2=_norm(after, norm),
             relu2=nn.ReLU(),
-            conv2=_conv(after, after),
+            conv2=_conv(after, after, bias=not norm),
         )
 
     if before != after and shortcut == "projection":
@@ -117,21 +128,21 @@ def _pre_activation(
 
 
 def _post_activation(
-    before: int, after: int, stride: int, shortcut: str, beta: float, branches: int
+    before: int, after: int, stride: int, shortcut: str, beta: float, branches: int, norm: bool
 ) -> Residual:
     functions = [
         chain(
-            conv1=_conv(before, after, stride),
-            norm1=nn.BatchNorm2d(after),
+            conv1=_conv(before, after, stride, bias=not norm),
+            norm1=_norm(after, norm),
             relu1=nn.ReLU(),
-            conv2=_conv(after, after),
-            norm2=nn.BatchNorm2d(after),
+            conv2=_conv(after, after, bias=not norm),
+            norm2=_norm(after, norm),
         )
         for _ in range(branches)
     ]
     skip = _without_parameters(before, after, stride, shortcut)
     if before != after and shortcut == "projection":
-        skip = chain(conv=_conv(before, after, stride, size=1), norm=nn.BatchNorm2d(after))
+        skip = chain(conv=_conv(before, after, stride, size=1), norm=_norm(after, norm))
     return Residual(together(functions), skip, beta=beta, after=nn.ReLU())
 
 

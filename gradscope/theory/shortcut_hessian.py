@@ -3,7 +3,9 @@
 Net: f(x) = (I + W^{L,n}..W^{L,1}) .. (I + W^{1,n}..W^{1,1}) x, L blocks, no biases; loss
 (1/2m) sum |y - f(x)|^2 over m examples. `nn.MSELoss` is 2/d times this loss, and so are its eigenvalues.
 All laws: Li, Jiao, Han, Weissman, Demystifying ResNet, arXiv:1611.01186, re-derived and checked against
-dense Hessians.
+dense Hessians. Other losses, fixed maps, activations and convolutions: `shortcut_couplings`, `shortcut_rectified`,
+`shortcut_convolution`; small weights: `shortcut_order`; depth at n = 1: `shortcut_growth`; what breaks it all:
+`shortcut_breaks`.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ def two_shortcut_spectrum(G: ArrayLike, blocks: int, inner_width: int) -> NDArra
     """All Hessian eigenvalues for n = 2 at zero: +-sigma_i(G), each inner_width * blocks times.
 
     The gradient is zero, blocks do not couple, half of the eigenvalues are negative, and the trace is 0.
-    Holds for any twice differentiable loss with G = E[(dl/df) x^T]. Biases break it.
+    Holds for any twice differentiable loss with G = E[(dl/df) x^T], `branch_correlation_matrix`. Weights of scale s
+    move the eigenvalues by O(s^2). Biases break it: `biased_two_shortcut_spectrum`.
 
     Args:
         G: `residual_correlation_matrix`, shape [d, d].
@@ -57,7 +60,7 @@ def two_shortcut_spectrum(G: ArrayLike, blocks: int, inner_width: int) -> NDArra
         inner_width: Width h between the two layers of a block (W^{l,1} is [h, d]), >= 1.
 
     Returns:
-        Ascending, shape [2 d h L], in units of the loss (of G).
+        Ascending, shape [2 d h L], in loss per squared parameter, the unit of G.
 
     Raises:
         ValueError: G is not a finite square matrix, or a count is below 1.
@@ -164,7 +167,8 @@ def higher_shortcut_spectrum(
     """All Hessian eigenvalues for n >= 3 at zero: zeros, one a weight, whatever the data.
 
     Gradient and Hessian vanish exactly and the loss moves at order n in the weights, so that no condition
-    number exists: an extremely flat stationary point.
+    number exists: an extremely flat stationary point. Close to it: `small_weight_spectrum`. Biases break it:
+    `biased_higher_shortcut_spectrum`.
 
     Args:
         dim: Width d of the stream, >= 1.
