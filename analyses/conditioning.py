@@ -2,10 +2,11 @@
 
 At the zero point of deep linear networks, shortcuts over two layers make the Hessian's condition number
 independent of depth; over one layer it grows with depth as in plain networks; over three, the start is flat (Li
-et al. 2016, arXiv:1611.01186). Dense Hessians are laid beside the closed forms, and the spectra of a trained
-plain and residual network are read with error bars.
+et al. 2016, arXiv:1611.01186). Dense Hessians are laid beside the closed forms, those of other losses, maps and
+activations too, and beside what biases and ReLUs make of them; and the spectra of a trained plain and residual network
+are read with error bars.
 
-    python -m analyses.conditioning      a minute on two cores
+    python -m analyses.conditioning      two minutes on two cores
     writes reports/conditioning/: a page, verdicts, tables and figures
 """
 
@@ -18,6 +19,7 @@ import gradscope as gs
 from gradscope.cli.analysis import run
 from gradscope.report import Picture, Section, judged
 from gradscope.studies.cells import conditioning as cells
+from gradscope.studies.cells import shortcut_theorem as theorem
 from gradscope.studies.frames import per_seed, where
 from gradscope.studies.settings import Settings
 
@@ -33,8 +35,8 @@ class Preset:
 
 PRESETS = {"quick": Preset(), "standard": Preset(layers=(2, 4, 6, 12, 18), epochs=15, images=512, steps=80)}
 
-CLAIMED_LAYERS = 12
-"""The depth at which H5 is judged, whatever else is measured."""
+CLAIMED_LAYERS, HEAT_LAYERS = 12, 6
+"""The depth at which claims about depth are judged, whatever else is measured; and that of the heat map."""
 
 READING = """
 There is no single condition number of an indefinite matrix. The one drawn is the largest absolute
@@ -45,6 +47,14 @@ or, as the 3-shortcut network at zero, none.
 At the zero point the 2-shortcut network's eigenvalues are plus and minus the singular values of G, the
 correlation of residual and input, whatever the depth. Depth only repeats them. Exact claims are judged on
 every seed, where a seed is another draw of 600 digits.
+
+Biases and a ReLU between a branch's layers break the law: rows that say so fail on purpose, for they test the
+theorem where it does not claim to hold. At exactly zero a ReLU's slope is taken as 0, so that automatic
+differentiation sees no curvature at all; small weights show what is there.
+
+The heat map is the whole Hessian of a 2-shortcut network at zero, layer by layer: nothing on the diagonal, for a
+layer alone changes nothing to second order, and all curvature between the two layers of one block. Whatever looks at
+layers one by one, or at the Gauss-Newton matrix, sees nothing there.
 
 For the trained networks, extreme eigenvalues come from one Lanczos run, each with its residual bound. The
 density is smoothed to the resolution that its products allow: nothing narrower than the shaded width is
@@ -59,6 +69,10 @@ def main(settings: Settings) -> Section:
     grid = [cell for cell in grid if cell["layers"] % max(1, cells.LINEAR[cell["network"]][0]) == 0]
     linear = gs.sweep(cells.linear_hessian, grid, **options)
     order = gs.sweep(cells.loss_order, gs.grid(layers=6, seed=settings.seeds), **options)
+    ends = sorted({2, max(layers for layers in size.layers if layers <= CLAIMED_LAYERS)})
+    cases = gs.grid(case=[*theorem.GENERALISED, *theorem.BROKEN], layers=ends, seed=settings.seeds)
+    beside = gs.sweep(theorem.beside_its_law, cases, **options)
+    heat = gs.sweep(theorem.layer_by_layer, gs.grid(layers=HEAT_LAYERS, seed=settings.seeds[:1]), **options)
     fixed = {"layers": size.trained_layers, "epochs": size.epochs, "data": settings.data}
     trained = gs.sweep(
         cells.trained_spectrum,
@@ -80,12 +94,18 @@ def main(settings: Settings) -> Section:
         question="How does the Hessian's condition number depend on depth and on the length of shortcuts?",
         reading=READING,
         verdicts=judged(
-            claims(linear, order),
+            claims(linear, order, beside),
             settings=f"{settings.preset}; 600 digits, 10 whitened components, half squared error, float64",
         ),
-        pictures=pictures(linear, trained, size, settings),
+        pictures=pictures(linear, trained, heat, size, settings),
         tables={
-            **{"linear": summary, "loss_order": order, "trained": trained},
+            **{
+                "linear": summary,
+                "loss_order": order,
+                "trained": trained,
+                "beside_the_law": beside,
+                "heat": heat,
+            },
             "spectra": where(linear, quantity="eigenvalue", seed=settings.seeds[0]).dropna(
                 axis="columns", how="all"
             ),
@@ -93,16 +113,26 @@ def main(settings: Settings) -> Section:
     )
 
 
-def claims(linear: pd.DataFrame, order: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
+def claims(
+    linear: pd.DataFrame, order: pd.DataFrame, beside: pd.DataFrame
+) -> dict[tuple[str, str], pd.Series]:
     """The statistic of each claim, one value a seed."""
     percentile = where(linear, definition="percentile_10")
     deep = max(layers for layers in percentile["layers"] if layers <= CLAIMED_LAYERS)
 
+    def ratio(frame: pd.DataFrame, **conditions: str) -> pd.Series:
+        """What is at the deepest network over what is at two layers."""
+        return per_seed(frame, layers=deep, **conditions) / per_seed(frame, layers=2, **conditions)
+
     def growth(network: str) -> pd.Series:
-        ratio = per_seed(percentile, network=network, layers=deep) / per_seed(
-            percentile, network=network, layers=2
-        )
-        return ratio.map(np.log10)
+        return ratio(percentile, network=network).map(np.log10)
+
+    def farthest(cases: list[str]) -> pd.Series:
+        rows = where(beside, case=cases, quantity="spectrum_deviation")
+        return rows.groupby("seed")["value"].agg(lambda v: v.max(skipna=False))
+
+    rectified, at_zero = "ReLU between, small weights", "ReLU between, zero"
+    tens = where(beside, definition="percentile_10")
 
     def worst(quantity: str) -> pd.Series:
         return where(linear, quantity=quantity).groupby("seed")["value"].agg(lambda v: v.max(skipna=False))
@@ -112,6 +142,8 @@ def claims(linear: pd.DataFrame, order: pd.DataFrame) -> dict[tuple[str, str], p
     return {
         ("H1", "condition number"): worst("condition_deviation"),
         ("H1", "spectrum"): worst("spectrum_deviation"),
+        ("H1", "other losses and maps"): farthest(list(theorem.GENERALISED)),
+        ("H1", "small weights"): ratio(percentile, network="2-shortcut, small"),
         ("H2", "equal Hessians"): worst("difference_from_identity_start"),
         ("H2", "growth"): largest.groupby("seed")[["layers", "value"]].apply(_straightness),
         ("H3", "flat"): worst("largest_entry"),
@@ -119,6 +151,12 @@ def claims(linear: pd.DataFrame, order: pd.DataFrame) -> dict[tuple[str, str], p
         ("H4", ""): negative.groupby("seed")["value"].agg(_farthest_from_half),
         ("H5", "Xavier"): growth("plain, Xavier"),
         ("H5", "orthogonal"): growth("plain, orthogonal"),
+        ("H7", "biases, spectrum"): farthest(["biases"]),
+        ("H7", "biases, depth"): ratio(beside, case="biases", quantity="lambda_max"),
+        ("H7", "biases, singular"): per_seed(beside, case="biases", layers=deep, quantity="share_zero"),
+        ("H7", "ReLU at zero"): per_seed(beside, case=at_zero, layers=deep, quantity="largest_entry_ratio"),
+        ("H7", "ReLU, small weights"): farthest([rectified]),
+        ("H7", "ReLU, depth"): ratio(tens, case=rectified),
     }
 
 
@@ -137,22 +175,34 @@ def _straightness(rows: pd.DataFrame) -> float:
 
 
 def theory(size: Preset, settings: Settings) -> pd.DataFrame:
-    """The closed form of 2-shortcut networks, the same for every depth; of the first seed's data."""
-    x, y = cells.whitened_digits(settings.seeds[0])
-    correlation = gs.theory.residual_correlation_matrix(x.numpy(), y.numpy())
-    sigma = np.linalg.svd(correlation, compute_uv=False)
-    values = {"condition_number": sigma[0] / np.percentile(sigma, 10), "lambda_max": sigma[0]}
-    rows = [(quantity, layers, value) for quantity, value in values.items() for layers in size.layers]
-    frame = pd.DataFrame(rows, columns=["quantity", "layers", "value"])
-    return frame.assign(network="2-shortcut, zero", law="singular values of G")
+    """Closed forms for the first seed's data and weights."""
+    seed = settings.seeds[0]
+    x, y = (array.numpy() for array in cells.whitened_digits(seed))
+    correlation = gs.theory.residual_correlation_matrix(x, y)
+    sigma_xx, sigma_yx = x.T @ x / len(x), y.T @ x / len(x)
+    even = [layers for layers in size.layers if layers % 2 == 0]
+    two = {n: gs.theory.two_shortcut_spectrum(correlation, n // 2, cells.DIMENSION) for n in even}
+    one = {n: np.linalg.eigvalsh(gs.theory.one_shortcut_hessian(sigma_xx, sigma_yx, n)) for n in size.layers}
+    isometries = {n: cells.product(cells.linear_network("plain, orthogonal", n, seed)) for n in size.layers}
+    orthogonal = {
+        n: np.linalg.eigvalsh(gs.theory.orthogonal_hessian(sigma_xx, sigma_yx, product, n))
+        for n, product in isometries.items()
+    }
+    overlays = [
+        gs.theory.conditioning_overlay(orthogonal, "of the weights' product").assign(network="plain, orthogonal"),
+        gs.theory.conditioning_overlay(two, "singular values of G").assign(network="2-shortcut, zero"),
+        gs.theory.conditioning_overlay(one, "block Toeplitz form").assign(network="1-shortcut, zero"),
+    ]
+    frame = pd.concat(overlays, ignore_index=True)
+    return frame[frame["definition"] != "extreme_ratio"]
 
 
 def pictures(
-    linear: pd.DataFrame, trained: pd.DataFrame, size: Preset, settings: Settings
+    linear: pd.DataFrame, trained: pd.DataFrame, heat: pd.DataFrame, size: Preset, settings: Settings
 ) -> tuple[Picture, ...]:
-    """Condition number against depth, the spectrum over its closed form, and trained networks' densities."""
-    ratios = where(linear, quantity=["condition_number", "lambda_max"])
-    ratios = ratios[ratios["definition"].isin(["percentile_10"]) | (ratios["quantity"] == "lambda_max")]
+    """Condition number against depth, spectra over closed forms, the heat map, and trained networks' densities."""
+    ratios = where(linear, quantity=["condition_number", "lambda_max", "share_negative"])
+    ratios = ratios[ratios["definition"].isin(["percentile_10"]) | (ratios["quantity"] != "condition_number")]
     stems = where(
         linear, network="2-shortcut, zero", quantity=["eigenvalue", "closed_form"], seed=settings.seeds[0]
     )
@@ -161,10 +211,11 @@ def pictures(
             "condition",
             gs.figures.condition_against_depth(ratios, theory(size, settings)),
             "Condition number (largest over 10th percentile of the absolute eigenvalues) and largest "
-            "eigenvalue against depth. Only the 2-shortcut network is flat, on its closed form; the "
-            "3-shortcut one has no curvature at all.",
-            "Condition number and largest eigenvalue against number of layers for five linear networks: "
-            "plain ones and the 1-shortcut network grow, the 2-shortcut network stays at its closed form.",
+            "eigenvalue against depth. Only the 2-shortcut networks are flat, on their closed form; the "
+            "3-shortcut one has no curvature at zero at all, and nearly none where weights are small, so that "
+            "its ratio has no meaning.",
+            "Condition number and largest eigenvalue against number of layers for seven linear networks: "
+            "plain ones and the 1-shortcut network grow, the 2-shortcut networks stay at their closed form.",
         ),
         Picture(
             "spectrum",
@@ -173,6 +224,13 @@ def pictures(
             "More blocks repeat the same values; they add none.",
             "Stem plots of the spectrum for several numbers of blocks: the same places, symmetric about "
             "zero.",
+        ),
+        Picture(
+            "heat",
+            gs.figures.block_curvature(heat),
+            f"The Hessian of a 2-shortcut network of {HEAT_LAYERS} layers at zero, layer by layer. Norms of blocks: "
+            "only the two layers of one block are coupled, and no layer has any curvature of its own.",
+            "Heat map of the norms of the Hessian's blocks: empty but for pairs of neighbouring layers of one block.",
         ),
         Picture(
             "density",

@@ -1,26 +1,40 @@
-"""What does one product with the Hessian cost, in gradients?
+"""What does one product with the Hessian cost, in gradients, and how far is that from what arithmetic allows?
 
-Sequential: one vector at a time, gradient graphs kept between products. Streaming: graphs built and
-freed in each call, ten vectors through each. Beside them the plain recipe, which builds the gradient's
-graph for every product, and PyHessian and curvlinops where they are installed. Processor time of one
-thread, so that other processes do not bias the ratios; median over rounds that take all contenders in
-turn, each round divided by its own gradient.
+By rules and by double backward, graphs kept: one vector at a time. Streaming: nothing kept between calls, one vector or
+ten through each batch. Beside them the plain recipe, which builds the gradient's graph for every product, and the
+tools of `peers_curvature.py` that are installed. Processor time of one thread, so that other processes do not bias the
+ratios; rounds take all contenders in turn, each divided by its own gradient; medians and ranges over rounds.
 
-    python benchmarks/hessian_products.py --rounds 5
+The limit is the gradient's time, times the products of matrices in a Hessian product with everything of the
+gradient kept over those in a gradient, both counted.
+
+    OMP_NUM_THREADS=1 python benchmarks/hessian_products.py --rounds 5
+    OMP_NUM_THREADS=1 python benchmarks/hessian_products.py --memory     peaks, each in a fresh process
 """
 
 import argparse
+import ctypes
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import torch
+from peers_curvature import installed
 from torch import Tensor, nn
 from torch.autograd import grad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from gradscope.curvature import hessian
+from gradscope.curvature import HessianOperator, hessian
 from gradscope.problem import Problem
+
+Runs = dict[str, tuple[Callable[[], object], int]]
+EXAMPLES = 128
 
 
 class Block(nn.Module):
@@ -54,76 +68,139 @@ def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), *layers[:-1])
 
 
-NETS: dict[str, tuple[Callable[[], nn.Sequential], int]] = {"resnet20": (resnet20, 16), "mlp": (mlp, 128)}
+class Block1d(nn.Module):
+    """Causal attention and two dense layers, each behind a layer norm and beside an identity."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.queries, self.mixed = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.queries(self.norms[0](x)).chunk(3, dim=2)
+        query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
+        seen = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.mixed(seen.transpose(1, 2).flatten(2))
+        return x + self.narrow(nn.functional.gelu(self.wide(self.norms[1](x))))
 
 
-def contenders(
-    model: nn.Module, inputs: Tensor, targets: Tensor
-) -> dict[str, tuple[Callable[[], object], int]]:
-    """Name, what to run, and how many products that makes (the gradient counts as one)."""
-    parameters = list(model.parameters())
-    generator = torch.Generator().manual_seed(0)
-    size = sum(parameter.numel() for parameter in parameters)
-    vectors = torch.randn(10, size, generator=generator)
+class Transformer(nn.Module):
+    """Four blocks of width 128 on 64 tokens of a vocabulary of 512, embedding and head tied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(512, 128), nn.Embedding(64, 128)
+        self.blocks = nn.Sequential(*[Block1d(128, 4) for _ in range(4)])
+        self.norm = nn.LayerNorm(128)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        return nn.functional.linear(self.norm(self.blocks(x)), self.tokens.weight)
+
+
+def images(examples: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(examples, 3, 32, 32), torch.randint(0, 10, (examples,))
+
+
+def texts(examples: int) -> tuple[Tensor, Tensor]:
+    return torch.randint(0, 512, (examples, 64)), torch.randint(0, 512, (examples, 64))
+
+
+def token_loss(output: Tensor, target: Tensor) -> Tensor:
+    losses = nn.functional.cross_entropy(output.flatten(0, 1), target.flatten(), reduction="none")
+    return losses.view(target.shape).sum(1)
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {"resnet20": resnet20, "mlp": mlp, "transformer": Transformer}
+
+
+def problem_of(name: str) -> Problem:
+    """A network at its initialisation with running statistics of its one batch."""
+    torch.manual_seed(0)
+    model = NETS[name]()
+    text = name == "transformer"
+    inputs, targets = texts(16) if text else images(EXAMPLES)
+    model(inputs)
+    model.eval()
+    return Problem(
+        model,
+        (inputs, targets),
+        token_loss if text else "cross_entropy",
+        batch_norm="running" if name == "resnet20" else "auto",
+    )
+
+
+def gradient(problem: Problem) -> object:
+    return grad(problem.value(*problem.first_batch()), list(problem.model.parameters()))
+
+
+def plain_product(problem: Problem, vector: Tensor) -> object:
+    parameters = list(problem.model.parameters())
     pieces = [
-        piece.view_as(parameter)
-        for piece, parameter in zip(
-            vectors[0].split([p.numel() for p in parameters]), parameters, strict=True
-        )
+        p.view_as(q) for p, q in zip(vector.split([q.numel() for q in parameters]), parameters, strict=True)
     ]
-    problem = Problem(model, (inputs, targets), batch_norm="running")
-    kept = hessian(problem, check="none", budget_bytes=2**34)
-    streamed = hessian(problem, check="none", budget_bytes=0)
-    kept.matvec(vectors[0])
+    # Fused attention has no second derivative.
+    with sdpa_kernel(SDPBackend.MATH):
+        value = problem.value(*problem.first_batch())
+    return grad(grad(value, parameters, create_graph=True), parameters, pieces)
 
-    def loss() -> Tensor:
-        return nn.functional.cross_entropy(model(inputs), targets)
 
-    def plain_product() -> object:
-        return grad(grad(loss(), parameters, create_graph=True), parameters, pieces)
+def operator_of(problem: Problem, engine: str, budget: int) -> HessianOperator:
+    return hessian(problem, check="none", engine=engine, budget_bytes=budget)
 
-    found: dict[str, tuple[Callable[[], object], int]] = {
-        "gradient": (lambda: grad(loss(), parameters), 1),
-        "gradscope, sequential": (lambda: kept.matvec(vectors[0]), 1),
-        "gradscope, streaming 1": (lambda: streamed.matvec(vectors[0]), 1),
-        "gradscope, streaming 10": (lambda: streamed.matmat(vectors.T), 10),
-        "plain double backward": (plain_product, 1),
+
+def contenders(name: str, problem: Problem, only: str | None = None) -> Runs:
+    """Name, what to run, and how many products that makes (the gradient counts as one)."""
+    size = sum(parameter.numel() for parameter in problem.model.parameters())
+    # One after the other in memory: turning a [P, 10] matrix round would cost a gradient.
+    vectors = torch.randn(10, size, generator=torch.Generator().manual_seed(0)).T
+    vector = vectors[:, 0]
+    makers: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
+        "gradient": (lambda: partial(gradient, problem), 1),
+        "gradscope, rules": (lambda: partial(operator_of(problem, "rules", 2**34).matvec, vector), 1),
+        "gradscope, double backward": (
+            lambda: partial(operator_of(problem, "double backward", 2**34).matvec, vector),
+            1,
+        ),
+        "gradscope, rules, streaming 1": (
+            lambda: partial(operator_of(problem, "rules", 0).matvec, vector),
+            1,
+        ),
+        "gradscope, rules, streaming 10": (
+            lambda: partial(operator_of(problem, "rules", 0).matmat, vectors),
+            10,
+        ),
+        "plain double backward": (lambda: partial(plain_product, problem, vector), 1),
     }
-    try:
-        from pyhessian import hessian as pyhessian
-        from pyhessian.utils import hessian_vector_product
-    except ImportError:
-        print("PyHessian is not installed; left out.")
-    else:
-        peer = pyhessian(model, nn.CrossEntropyLoss(), data=(inputs, targets), cuda=False)
-        found["PyHessian"] = (lambda: hessian_vector_product(peer.gradsH, peer.params, pieces), 1)
-    try:
-        from curvlinops import HessianLinearOperator
-    except ImportError:
-        print("curvlinops is not installed; left out.")
-    else:
-        named = dict(model.named_parameters())
-        operator = HessianLinearOperator(
-            model, nn.CrossEntropyLoss(), named, [(inputs, targets)], check_deterministic=False
-        )
-        found["curvlinops"] = (lambda: operator @ vectors[0], 1)
-    return found
+    if name != "transformer":  # the tools are asked for the mean cross-entropy of classes
+        for label, make in installed().items():
+            makers[label] = (
+                lambda make=make: partial(make(problem.model, [problem.first_batch()]).product, vector),
+                1,
+            )
+    return {label: (make(), products) for label, (make, products) in makers.items() if only in (None, label)}
+
+
+def multiplications(run: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
 
 
 def measure(name: str, rounds: int) -> None:
-    torch.manual_seed(0)
-    build, examples = NETS[name]
-    model = build()
-    inputs, targets = torch.randn(examples, 3, 32, 32), torch.randint(0, 10, (examples,))
-    model(inputs)  # running statistics
-    model.eval()
-    timed = contenders(model, inputs, targets)
+    problem = problem_of(name)
+    timed = contenders(name, problem)
+    kept = timed["gradscope, double backward"][0]
+    kept()
+    limit = multiplications(kept) / multiplications(timed["gradient"][0])
     ratios: dict[str, list[float]] = {label: [] for label in timed}
     gradients = []
     for index in range(rounds + 1):
         seconds = {}
         for label, (run, products) in timed.items():
-            repeats = 1 if products > 1 else 3
+            repeats = 1 if products > 1 or name == "resnet20" else 3
             start = time.process_time()
             for _ in range(repeats):
                 run()
@@ -132,11 +209,50 @@ def measure(name: str, rounds: int) -> None:
             gradients.append(seconds["gradient"])
             for label, value in seconds.items():
                 ratios[label].append(value / seconds["gradient"])
-    gradient = statistics.median(gradients)
-    print(f"\n{name}, {examples} examples, {rounds} rounds; gradient {gradient * 1e3:.1f} ms")
-    print(f"{'one product':<26}{'gradients':>10}{'least':>8}{'most':>8}")
+    size = sum(parameter.numel() for parameter in problem.model.parameters())
+    print(
+        f"\n{name}, {problem.examples} examples, {size / 1e6:.2f} M parameters, {rounds} rounds; gradient "
+        f"{statistics.median(gradients) * 1e3:.1f} ms; limit {limit:.2f} gradients"
+    )
+    print(f"{'one product':<32}{'gradients':>10}{'least':>8}{'most':>8}{'x limit':>9}")
     for label, values in ratios.items():
-        print(f"{label:<26}{statistics.median(values):>10.2f}{min(values):>8.2f}{max(values):>8.2f}")
+        ratio = statistics.median(values)
+        print(f"{label:<32}{ratio:>10.2f}{min(values):>8.2f}{max(values):>8.2f}{ratio / limit:>9.2f}")
+
+
+def peak(name: str, label: str) -> None:
+    """Print the peak memory of a contender above network and data, in MB: of its first product, and of later ones."""
+    problem = problem_of(name)
+    before = _fresh()
+    ((run, _),) = contenders(name, problem, label).values()
+    run()
+    first = _status("VmHWM") - before
+    _fresh()
+    run()
+    print(f"{label:<32}{first:>12.0f}{_status('VmHWM') - before:>12.0f}")
+
+
+def _fresh() -> float:
+    """Hand back what is free, forget the peak, and say what is in use, in MB."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"This system does not report {field}, which --memory reads.")
+
+
+def memory(name: str) -> None:
+    print(f"\n{name}: peak memory in MB above network and data\n{'':<32}{'first':>12}{'later':>12}")
+    labels = ["gradient", "gradscope, rules", "gradscope, double backward", "gradscope, rules, streaming 1"]
+    labels += ["plain double backward", *([] if name == "transformer" else installed())]
+    for label in labels:
+        command = [sys.executable, __file__, "--nets", name, "--peak", label]
+        print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -146,11 +262,19 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--peak", help="one contender, whose peak memory is printed")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.threads} thread(s), float32")
+    if options.peak:
+        peak(options.nets[0], options.peak)
+        return
+    print(f"torch {torch.__version__}, {options.threads} thread(s), float32", flush=True)
     for name in options.nets:
-        measure(name, options.rounds)
+        if options.memory:
+            memory(name)
+        else:
+            measure(name, options.rounds)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,16 @@ from . import probes as probes
 from . import report as report
 from . import theory as theory
 from .curvature.condition import condition_number as condition_number
+from .curvature.condition_table import condition_numbers as condition_numbers
 from .curvature.density import spectral_density as spectral_density
+from .curvature.eigenpairs import Eigenpairs as Eigenpairs
+from .curvature.eigenpairs import extreme_eigenpairs as extreme_eigenpairs
 from .curvature.eigenvalues import extreme_eigenvalues as extreme_eigenvalues
+from .curvature.empirical_fisher import empirical_fisher as empirical_fisher
+from .curvature.gauss_newton import gauss_newton as gauss_newton
 from .curvature.hessian import hessian as hessian
+from .curvature.preconditioning import adam_diagonal as adam_diagonal
+from .curvature.trace import trace as trace
 from .gradients.branches import Branch as Branch
 from .gradients.layer_grams import LayerGram as LayerGram
 from .gradients.layer_grams import layer_grams as layer_grams
@@ -30,9 +37,14 @@ from .instruments.junctions import junctions as junctions
 from .instruments.recalibrate import recalibrated as recalibrated
 from .problem import Problem as Problem
 from .studies.activity_raster import activity_raster as activity_raster
+from .studies.block_curvature import block_curvature as block_curvature
 from .studies.block_participation import block_participation as block_participation
+from .studies.curvature_observer import CurvatureObserver as CurvatureObserver
+from .studies.curvature_reading import curvature_reading as curvature_reading
+from .studies.curvature_study import curvature_study as curvature_study
 from .studies.depth_traces import depth_traces as depth_traces
 from .studies.effective_ensemble import effective_ensemble as effective_ensemble
+from .studies.eigenvalue_convergence import eigenvalue_convergence as eigenvalue_convergence
 from .studies.flow_reading import flow_reading as flow_reading
 from .studies.graded_path_spectrum import graded_path_spectrum as graded_path_spectrum
 from .studies.gradient_agreement import gradient_agreement as gradient_agreement
@@ -46,6 +58,7 @@ from .studies.input_trace import input_trace as input_trace
 from .studies.jacobian_spectrum import jacobian_spectrum as jacobian_spectrum
 from .studies.layer_lesion_study import layer_lesion_study as layer_lesion_study
 from .studies.lesion_study import lesion_study as lesion_study
+from .studies.minibatch_curvature import minibatch_curvature as minibatch_curvature
 from .studies.path_counts import path_counts as path_counts
 from .studies.path_moments import path_moments as path_moments
 from .studies.path_observer import PathObserver as PathObserver
@@ -56,6 +69,7 @@ from .studies.shattering_reading import shattering_reading as shattering_reading
 from .studies.sweep import grid as grid
 from .studies.sweep import sweep as sweep
 from .studies.tangent_kernel_spectrum import tangent_kernel_spectrum as tangent_kernel_spectrum
+from .studies.top_subspace import top_subspace as top_subspace
 from .training import exact_blocks as exact_blocks
 from .training import fit as fit
 from .training import random_depth as random_depth

@@ -1,4 +1,4 @@
-"""The eleven analyses at a size that a test can wait for: a few images, the smallest networks, two seeds."""
+"""The thirteen analyses at a size that a test can wait for: a few images, the smallest networks, two seeds."""
 
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +19,8 @@ from analyses import (
     refinement,
     reordering,
     shattering,
+    smoothness,
+    stability,
     traces,
 )
 from gradscope.data import DataSet, digits
@@ -34,7 +36,7 @@ ANALYSES = {
     **{"effective_rank": effective_rank, "looks_linear": looks_linear},
     **{"lesions": lesions, "reordering": reordering, "refinement": refinement},
     **{"paths": paths, "effective_paths": effective_paths, "ensemble_depth": ensemble_depth},
-    **{"conditioning": conditioning},
+    **{"conditioning": conditioning, "stability": stability, "smoothness": smoothness},
 }
 
 # A group of blocks that change places needs ResNet-20, a trend within a stage ResNet-26. The depths that claims
@@ -71,6 +73,10 @@ TINY = {
         fresh_layers=14, layers=8, epochs=1, images=8, draws=2, observations=2
     ),
     "conditioning": conditioning.Preset(layers=(2, 3, 4), trained_layers=8, epochs=1, images=16, steps=6),
+    "stability": stability.Preset(
+        layers=6, steps=10, followed_layers=6, followed=(0, 5), rates=(0.25, 1.0), edge_steps=8, every=2
+    ),
+    "smoothness": smoothness.Preset(layers=8, epochs=1, images=16, steps=6, sizes=(4,), draws=2),
 }
 
 

@@ -180,14 +180,24 @@ def curvature(
     seed: Seed = 0,
     k: Annotated[int, typer.Option(min=1, help="Eigenvalues at each end.")] = 5,
     steps: Annotated[int, typer.Option(min=2, help="Lanczos steps of the density's probes.")] = 40,
+    learning_rate: Annotated[
+        float, typer.Option(min=0.0, help="Of the training, to be held against the largest eigenvalue.")
+    ] = 0.0,
+    parameters: Annotated[
+        str, typer.Option(help="Which parameters: globs or module paths, separated by commas.")
+    ] = "",
+    by: Annotated[str, typer.Option(help="Blocks too: layer, block, stage or parameter.")] = "",
+    minibatches: Annotated[str, typer.Option(help="Sizes of minibatches to compare with, such as 16,64.")] = "",
     out: Out = None,
 ) -> None:
-    """Extreme eigenvalues and spectral density of the Hessian."""
+    """How ill-conditioned the Hessian is: eigenvalues, condition numbers by name, density."""
     with one_line_errors(resumes=False):
-        from gradscope.cli import measure
+        from gradscope.cli import curvature as verb
+        from gradscope.cli.measure import Asked
 
-        measure.curvature(
-            measure.Asked("curvature", model, data, data_root, weights, epochs, examples, seed, out), k, steps
+        verb.curvature(
+            Asked("curvature", model, data, data_root, weights, epochs, examples, seed, out),
+            verb.Looking(k, steps, learning_rate, parameters, by, minibatches),
         )
 
 

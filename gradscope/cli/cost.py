@@ -15,7 +15,7 @@ from gradscope.studies.specimens import untrained
 
 COUNTED = (
     *("looks_linear", "lesions", "reordering", "refinement", "paths"),
-    *("effective_paths", "ensemble_depth", "conditioning"),
+    *("effective_paths", "ensemble_depth", "conditioning", "smoothness"),
 )
 
 
@@ -64,7 +64,9 @@ def estimated_minutes(settings: Settings, sizes: dict[str, Any], data: DataSet) 
         sizes: The presets of the analyses `COUNTED`.
         data: What is trained on.
     """
-    linear, lesions, orders, steps, paths, effective, along, curvature = (sizes[name] for name in COUNTED)
+    linear, lesions, orders, steps, paths, effective, along, curvature, smooth = (
+        sizes[name] for name in COUNTED
+    )
     image = _seconds_a_step(lesions.layers, data) / STEP
     # A plain and a residual network, two smaller ones that come to about half of one, and those of other depths.
     shallower = sum(2 * blocks + 2 for blocks in steps.blocks if 2 * blocks + 2 != lesions.layers)
@@ -73,6 +75,8 @@ def estimated_minutes(settings: Settings, sizes: dict[str, Any], data: DataSet) 
     # Two more ways to train; one and two branches a block at two depths; one network watched along training.
     several += 3 * (effective.shallow + effective.deep) * effective.multi_epochs + along.layers * along.epochs
     training = (4.5 + shallower / lesions.layers) * image * len(data.train[0]) * lesions.epochs
+    # With and without skips and batch normalisation, at a learning rate of their own.
+    several += 4 * smooth.layers * smooth.epochs
     training += several / lesions.layers * image * len(data.train[0])
     blocks = (lesions.layers - 2) // 2
     # A forward pass is a third of a step; every lesion is judged twice and calibrated once, and lesions that
@@ -87,12 +91,12 @@ def estimated_minutes(settings: Settings, sizes: dict[str, Any], data: DataSet) 
     closed += 2 * blocks * min(effective.images, len(data.test[0])) / 2
     split = 2 * ((1 + paths.draws) * blocks / 2 + paths.sampled * blocks / 2) * 2 * paths.images
     passes = (closed + moved + looked + split) * image / 3
-    # Eigenvalues and density of two networks; a product costs two and a half gradients.
-    products = (
-        2 * 6 * curvature.steps * 2.5 * curvature.images * image * curvature.trained_layers / lesions.layers
-    )
+    # Eigenvalues and density of two networks, and of four in two states; a product costs two and a half gradients.
+    each = 2.5 * image / lesions.layers
+    products = 2 * 6 * curvature.steps * each * curvature.images * curvature.trained_layers
     cores = settings.workers or os.cpu_count() or 1
     seeds = len(settings.seeds)
+    products += 8 * 6 * smooth.steps * each * smooth.images * smooth.layers * seeds
     return ((training + passes) * seeds / min(seeds, cores) + products / min(2, cores)) / 60
 
 

@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gradscope import figures
 from gradscope.cli.reporting import check_writable
-from gradscope.curvature.density import spectral_density
-from gradscope.curvature.eigenvalues import extreme_eigenvalues
-from gradscope.curvature.hessian import hessian
 from gradscope.data import DataSet
 from gradscope.nets import build, names
 from gradscope.nets.registry import FAMILIES
@@ -62,19 +58,6 @@ class Asked:
 
     def data_set(self) -> DataSet:
         return Settings(data=self.data, data_root=self.data_root).data_set()
-
-
-def curvature(asked: Asked, k: int, steps: int) -> None:
-    """`gradscope curvature`."""
-    import pandas as pd
-
-    model, data = prepared(asked)
-    with hessian((model, asked.some(data.train))) as operator:
-        extremes = extreme_eigenvalues(operator, k)
-        density = spectral_density(operator, probes=5, steps=steps)
-    frame = pd.concat([extremes, density], ignore_index=True)
-    picture = figures.spectral_density(frame.assign(family=asked.model))
-    kept(asked, frame, data, {"k": k, "steps": steps}, density=picture)
 
 
 def model_from(text: str, data: DataSet, seed: int) -> nn.Module:

@@ -20,7 +20,8 @@ from gradscope.studies.settings import Settings
 ANALYSES = (
     *("shattering", "traces", "effective_rank", "looks_linear"),
     *("lesions", "reordering", "refinement"),
-    *("paths", "effective_paths", "ensemble_depth", "conditioning"),
+    *("paths", "effective_paths", "ensemble_depth"),
+    *("conditioning", "stability", "smoothness"),
 )
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.autograd.graph import saved_tensors_hooks
 
+from gradscope.curvature.missing_derivatives import second_derivative_errors
+
 
 class GradientGraph:
     """The gradient of a loss with its graph: each `product` is one backward pass through it.
@@ -26,12 +28,12 @@ class GradientGraph:
         self.parameters = list(parameters)
         self.gradients: Sequence[Tensor | None] = [None] * len(self.parameters)
         if loss.requires_grad:
-            with _second_derivative_errors():
+            with second_derivative_errors():
                 self.gradients = grad(loss, self.parameters, create_graph=True, allow_unused=True)
 
     def gradient(self) -> Tensor:
         """The gradient as one vector, [P]."""
-        return _flat(self.gradients, self.parameters).detach()
+        return flat(self.gradients, self.parameters).detach()
 
     def add_product(self, vector: Tensor, total: Tensor, *, last: bool = False) -> None:
         """Add Hessian times `vector` to `total`, both of shape [P]; the `last` product frees the graph."""
@@ -43,7 +45,7 @@ class GradientGraph:
         ]
         if not curved:
             return
-        with _second_derivative_errors():
+        with second_derivative_errors():
             products = grad(
                 [gradient for gradient, _ in curved],
                 self.parameters,
@@ -65,8 +67,8 @@ def split(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
 def plain_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     """The gradient as one vector, [P], without a graph of its own."""
     if not loss.requires_grad:
-        return _flat([None] * len(parameters), parameters)
-    return _flat(grad(loss, list(parameters), allow_unused=True), parameters)
+        return flat([None] * len(parameters), parameters)
+    return flat(grad(loss, list(parameters), allow_unused=True), parameters)
 
 
 @contextmanager
@@ -115,31 +117,17 @@ def saved_bytes(tensors: Iterable[Tensor], buffers: Iterable[Tensor]) -> Iterato
             total += storage.nbytes()
         return tensor
 
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
+    with saved_tensors_hooks(pack, as_it_is):
         yield lambda: total
 
 
-@contextmanager
-def _second_derivative_errors() -> Iterator[None]:
-    """Say in plain words what torch says when an operation cannot be differentiated twice."""
-    try:
-        yield
-    except RuntimeError as error:
-        message = str(error).splitlines()[0]
-        if "double backward" in message:
-            raise ValueError(
-                f"The Hessian differentiates the gradient, which compiled modules do not support "
-                f"({message}). Pass the module that was compiled, model._orig_mod."
-            ) from error
-        if "derivative for" in message or "not differentiable" in message:
-            raise ValueError(
-                f"The Hessian needs a second derivative that torch does not have: {message} Replace that "
-                "operation, or freeze the parameters below it (parameters=...)."
-            ) from error
-        raise
+def as_it_is(tensor: Tensor) -> Tensor:
+    """What unpacks a tensor that `saved_bytes` counted."""
+    return tensor
 
 
-def _flat(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
+def flat(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
+    """One tensor for each parameter as one vector, [P]; zeros where there is none."""
     return torch.cat(
         [
             torch.zeros_like(parameter).flatten() if gradient is None else gradient.flatten()

@@ -3,11 +3,11 @@
 from typing import Any
 
 from gradscope.curvature.hessian_operator import HessianOperator
-from gradscope.curvature.selection import Selection, select
-from gradscope.curvature.self_check import check_by_differences, check_repeatable
-from gradscope.problem import as_problem
+from gradscope.curvature.preconditioning import Diagonal
+from gradscope.curvature.request import checked, requested
+from gradscope.curvature.selection import Selection
 
-CHECKS = ("cheap", "full", "none")
+ENGINES = ("auto", "rules", "double backward")
 
 
 def hessian(
@@ -15,7 +15,9 @@ def hessian(
     *,
     parameters: Selection = None,
     weight_decay: float = 0.0,
+    precondition: Diagonal = None,
     budget_bytes: int = 2**30,
+    engine: str = "auto",
     check: str = "cheap",
 ) -> HessianOperator:
     """The Hessian of the whole loss (all batches) with respect to the trainable parameters.
@@ -23,14 +25,23 @@ def hessian(
     Args:
         problem: A `Problem`, or a pair `(model, data)`. Its `batch_norm` decides which Hessian this is.
         parameters: Which of the trainable parameters: a name, glob or module path (`"blocks.*"`,
-            `"head"`), several of them, or `f(name, parameter) -> bool`. Default: all.
-        weight_decay: Added to the diagonal: the optimiser's L2 term, which is not part of the loss.
+            `"head"`), a type of module (`nn.Conv2d`), several of these, or `f(name, parameter) -> bool`.
+            Default: all.
+        weight_decay: Added to the diagonal: the optimiser's L2 term w, which is not part of the loss.
+        precondition: Positive diagonal D, for D^(-1/2) (H + w I) D^(-1/2), whose eigenvalues are those of
+            D^(-1) (H + w I): a vector [P], or tensors or numbers by parameter's name. For Adam and its kin
+            `adam_diagonal(optimiser, problem)`. Decoupled decay (AdamW) is not divided by D: leave
+            `weight_decay` at 0 and add it to the eigenvalues.
         budget_bytes: Memory that gradient graphs may keep between products. Where all batches fit,
-            a product costs about 2.4 gradients; where not, each call builds them anew, about one
-            gradient a call more, shared by all columns of a `matmat`.
-        check: `cheap`: the data and the network give the same loss and gradient twice, and the
-            operator is symmetric (one gradient and two products). `full`: also a product against
-            central differences of the gradient, on a float64 copy and the first batch. `none`.
+            a product costs 1 to 2 gradients by rules and about 2.4 by double backward; where not, each call
+            builds them anew, about one gradient a call more, shared by all columns of a `matmat`.
+        engine: `rules` differentiate the two passes of a gradient layer by layer; `double backward` lets
+            autograd differentiate the gradient. `auto` takes rules where every operation has one and a
+            product of a few examples agrees with double backward's.
+        check: `cheap`: the data and the network give the same loss and gradient twice, and the operator is
+            symmetric. One gradient and two products beside the graphs that are kept; a network with
+            custom autograd functions is asked as by `full`. `full`: also a product against central
+            differences, on a float64 copy and the first batch (some ten gradients). `none`.
 
     Returns:
         Operator of shape [P, P]; P counts each tied weight once. Close it, or use it in a `with`
@@ -39,20 +50,20 @@ def hessian(
     Raises:
         ValueError: Nothing is selected; parameters differ in dtype or device; an operation without
             a second derivative; a check that fails, naming the culprit.
-        FloatingPointError: The loss or its gradient is not finite.
+        FloatingPointError: The loss or its gradient is not finite, with where that begins.
+
+    Source:
+        Pearlmutter (1994), Fast exact multiplication by the Hessian, Neural Computation 6(1), 147-160.
     """
-    problem = as_problem(problem)
-    if check not in CHECKS:
-        raise ValueError(f"check is one of {', '.join(CHECKS)}, got {check!r}.")
-    if "own" in problem.batch_norm_name:
-        raise ValueError(
-            "batch_norm='own' defines a gradient for each example, not a loss that has a Hessian. "
-            "Use batch_norm='train' (statistics differentiated through), 'frozen' or 'running'."
-        )
-    chosen = select(problem.parameters, parameters)
-    operator = HessianOperator(problem, chosen, weight_decay=weight_decay, budget_bytes=budget_bytes)
-    if check != "none":
-        check_repeatable(operator)
-        if check == "full":
-            check_by_differences(operator)
-    return operator
+    if engine not in ENGINES:
+        raise ValueError(f"engine is one of {', '.join(ENGINES)}, got {engine!r}.")
+    problem, chosen = requested(problem, parameters, check, HessianOperator.title)
+    operator = HessianOperator(
+        problem,
+        chosen,
+        weight_decay=weight_decay,
+        precondition=precondition,
+        budget_bytes=budget_bytes,
+        engine=engine,
+    )
+    return checked(operator, check)

@@ -1,93 +1,126 @@
-"""Lanczos: a tridiagonal matrix whose eigenvalues approach the operator's extreme ones."""
+"""Lanczos: a small matrix whose eigenvalues approach the operator's extreme ones."""
 
 import numpy
 import torch
-from scipy.linalg import eigh_tridiagonal
+from scipy.linalg import block_diag
 from torch import Tensor
 
+from gradscope.curvature.basis import Basis
+from gradscope.curvature.basis import dot as dot
+from gradscope.curvature.basis import norm as norm
 from gradscope.curvature.operators import Operator
+from gradscope.curvature.orthogonality import Drift
 
-CHUNK = 32
+
+class Solved:
+    """Eigenvalues, ascending, eigenvectors as columns and residual bounds of T, or of one of its blocks."""
+
+    def __init__(self, values: numpy.ndarray, vectors: numpy.ndarray, bounds: numpy.ndarray) -> None:
+        self.values = values
+        self.vectors = vectors
+        self.bounds = bounds
 
 
 class Lanczos:
-    """The Lanczos recurrence with full reorthogonalisation, one product a step.
+    """The Lanczos recurrence with reorthogonalisation, one product a step.
 
-    Products run in the operator's dtype; alpha, beta and the tridiagonal matrix T are float64. Each
-    new vector is made orthogonal to all before it, and once more where that shortened it ("twice is
-    enough"), so no ghost copies of converged eigenvalues appear. Where the Krylov space closes (beta is
-    zero to rounding, relative to |T|), the run goes on from a random vector orthogonal to what it
-    has: T falls into blocks, and further copies of repeated eigenvalues come out. While the first
-    block lasts they are not seen: from one starting vector a repeated eigenvalue counts once.
+    A Q = Q T + q_next b^T, with the basis Q as columns. Products run in the operator's dtype; T and the
+    couplings b are float64. T is tridiagonal until the first `restart`, and b has one entry. Each new
+    vector is made orthogonal to all before it, and once more where that shortened it ("twice is enough"), so
+    no ghost copies of converged eigenvalues appear. Where the Krylov space closes (b is zero to rounding,
+    relative to |T|), the run goes on from a random vector orthogonal to what it has: T falls into
+    blocks, and further copies of repeated eigenvalues come out. While the first block lasts they are not
+    seen: from one starting vector a repeated eigenvalue counts once.
 
     Args:
         operator: Symmetric, [P, P].
         seed: Of the random starting vectors.
         start: First starting vector, [P]; random when None.
+        partial: Make a new vector orthogonal only before its products with the others can reach a quarter of the
+            square root of eps (`Drift`): T is as accurate as ever, |A u - theta u| for a Ritz vector u only to
+            that times |A|. None: for vectors in float32 of 1 MiB or more, where reading the basis shows.
+        capacity: Most vectors the basis may hold; when it is full, `restart` before the next step. P when
+            None.
 
     Attributes:
-        alphas: Diagonal of T, length m.
-        betas: Length m; betas[j] couples vectors j and j+1 (0 where a block ends), the last one is the
-            coupling to the vector that comes next.
+        steps: Number of products made.
         block_start: Index of the first vector of the current block.
+        restarts: Number of restarts.
+        reorthogonalised: In how many steps the new vector was made orthogonal to all others.
+        closed_ends: Smallest and largest Ritz value of the block that closed last; None before.
         exhausted: Whether the basis spans the whole space, so that T is the operator itself.
+        largest: Largest absolute Ritz value seen so far.
 
     Raises:
-        ValueError: The operator is not symmetric, or `start` is zero.
+        ValueError: The operator is not symmetric, or `start` is zero, not finite, or of another shape.
 
     Source:
-        Lanczos (1950); Golub and Van Loan, Matrix Computations, 4th ed., chapter 10.
+        Lanczos (1950); Golub and Van Loan, Matrix Computations, 4th ed., chapter 10. Restarts: Wu and Simon
+        (2000), Thick-restart Lanczos method for large symmetric eigenvalue problems.
     """
 
-    def __init__(self, operator: Operator, *, seed: int = 0, start: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        operator: Operator,
+        *,
+        seed: int = 0,
+        start: Tensor | None = None,
+        capacity: int | None = None,
+        partial: bool | None = None,
+    ) -> None:
         if not operator.symmetric:
             raise ValueError("Lanczos needs a symmetric operator; this one says symmetric=False.")
+        size = operator.shape[0]
         self.operator = operator
-        self.alphas: list[float] = []
-        self.betas: list[float] = []
+        self.steps = 0
+        self.restarts = 0
+        self.reorthogonalised = 0
         self.block_start = 0
-        self.exhausted = operator.shape[0] == 0
-        self._dropped = 0.0
-        self._chunks: list[Tensor] = []
-        self._filled = 0
+        self.closed_ends: tuple[float, float] | None = None
+        self.exhausted = size == 0
+        self.largest = 0.0
+        self._basis = Basis(size, operator.dtype, operator.device, min(size, capacity or size))
+        self._matrix = numpy.zeros((0, 0))
+        self._couplings = numpy.zeros(0)
+        self._lost = numpy.zeros(0)
+        if partial is None:
+            partial = operator.dtype == torch.float32 and size >= 2**18
+        self._drift = Drift(torch.finfo(operator.dtype).eps) if partial else None
+        self._scale = 0.0
+        self._solved: tuple[int, Solved] | None = None
         self._generator = torch.Generator().manual_seed(seed)
-        if start is None:
-            self._next = self._fresh()
-        else:
-            start = start.to(operator.device, operator.dtype)
-            length = norm(start)
-            if length == 0:
-                raise ValueError(
-                    "Lanczos cannot start from the zero vector. Pass start=None for a random one."
-                )
-            self._next = start / length
+        self._next, self._length = self._fresh() if start is None else self._given(start)
 
     @property
-    def steps(self) -> int:
-        """Number of products made, m."""
-        return len(self.alphas)
+    def size(self) -> int:
+        """Number of basis vectors, m; the number of products as long as there was no restart."""
+        return len(self._basis)
+
+    @property
+    def full(self) -> bool:
+        """Whether the basis has no room for another vector."""
+        return self.size == self._basis.capacity
 
     @property
     def scale(self) -> float:
-        """An estimate of |T| from below: the largest |alpha| or beta."""
-        return max((abs(entry) for entry in (*self.alphas, *self.betas)), default=0.0)
+        """An estimate of |A| from below: the largest entry of T or b, or Ritz value, there ever was."""
+        return max(self._scale, self.largest)
 
     @property
     def noise(self) -> float:
-        """What rounding may hide: 8 eps |T| in the operator's dtype, and couplings that were dropped."""
-        return 8 * torch.finfo(self.operator.dtype).eps * self.scale + self._dropped
+        """What rounding may hide: 16 eps |A| in the operator's dtype, and half as much for each restart."""
+        return (16 + 8 * self.restarts) * torch.finfo(self.operator.dtype).eps * self.scale
 
     def step(self) -> None:
         """One product, one more row of T.
 
         Raises:
             FloatingPointError: The product is not finite.
-            ValueError: The run is exhausted.
+            ValueError: The run is exhausted, or the basis full.
         """
         if self.exhausted:
             raise ValueError(f"The Lanczos basis already spans all {self.operator.shape[0]} dimensions.")
-        current = self._next
-        self._append(current)
+        current = self._basis.append(self._next, self._length)
         product = self.operator.matvec(current)
         alpha = dot(product, current)
         if not numpy.isfinite(alpha):
@@ -95,95 +128,147 @@ class Lanczos:
                 f"Product {self.steps + 1} with the operator is not finite. Look for NaN or infinite "
                 "parameters."
             )
-        self.alphas.append(alpha)
+        self.steps += 1
+        self._extend(alpha)
         remainder = torch.add(product, current, alpha=-alpha)
-        if self.betas and self.betas[-1]:
-            remainder.sub_(self._vector(self.steps - 2), alpha=self.betas[-1])
-        remainder, beta = self._orthogonal(remainder)
-        self.betas.append(0.0)
-        if self.steps == self.operator.shape[0]:
+        self._basis.subtract(remainder, self._couplings)
+        beta = self._made_orthogonal(remainder)
+        self._scale = max(self._scale, beta)
+        self._couplings = numpy.zeros(self.size)
+        if self.size == self.operator.shape[0]:
             self.exhausted = True
+            self._lost[:] = 0
             return
-        relative = beta / max(self.scale, beta) if beta else 0.0
-        eps = torch.finfo(self.operator.dtype).eps
-        if relative <= max(64 * eps, 1e-8):
-            self.block_start = self.steps
-        if relative <= 64 * eps:
-            self._dropped = max(self._dropped, beta)
-            self._next = self._fresh()
+        if beta <= max(256 * torch.finfo(self.operator.dtype).eps, 1e-8) * self._scale:
+            self._lost[-1] = beta
+            self._close()
         else:
-            # A faint coupling stays in T: what it leads to is rounding, as good as a fresh start.
-            self.betas[-1] = beta
-            self._next = remainder / beta
+            self._couplings[-1] = beta
+            self._next, self._length = remainder, beta
 
     def ritz(self) -> tuple[numpy.ndarray, numpy.ndarray]:
         """Ritz values, ascending, and for each the bound on its distance to an eigenvalue: two arrays [m].
 
-        The bound is the residual |A u - theta u| = |beta_m s_m|, plus `noise`.
+        The bound is the residual |A u - theta u| = |b . s|, what dropped couplings may add, and `noise`.
         """
-        values, vectors = eigh_tridiagonal(numpy.array(self.alphas), numpy.array(self.betas[:-1]))
-        return values, numpy.abs(self.betas[-1] * vectors[-1]) + self.noise
+        solved = self._solve()
+        return solved.values, solved.bounds
+
+    def ritz_vectors(self, places: list[int]) -> Tensor:
+        """Ritz vectors, [len(places), P], of the values at these places of `ritz()`; each of length 1."""
+        vectors = self._basis.combined(self._solve().vectors[:, places])
+        return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
 
     def blocks(self) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
         """Ritz values of the closed blocks, and those of the open block with their bounds; ascending."""
-        cut = self.block_start
-        alphas, betas = numpy.array(self.alphas), numpy.array(self.betas)
-        closed = (
-            eigh_tridiagonal(alphas[:cut], betas[: cut - 1], eigvals_only=True) if cut else numpy.empty(0)
-        )
-        if cut == self.steps:
-            return closed, numpy.empty(0), numpy.empty(0)
-        values, vectors = eigh_tridiagonal(alphas[cut:], betas[cut:-1])
-        return closed, values, numpy.abs(self.betas[-1] * vectors[-1]) + self.noise
+        if self.block_start == 0:
+            return numpy.empty(0), *self.ritz()
+        closed, opened = self._solve_blocks()
+        return closed.values, opened.values, opened.bounds
 
     def extended(self) -> numpy.ndarray:
-        """T with the row of the last coupling below it, [m + 1, m]: A Q_m = Q_{m+1} times this."""
-        m = self.steps
-        matrix = numpy.zeros((m + 1, m))
-        matrix[range(m), range(m)] = self.alphas
-        matrix[range(1, m + 1), range(m)] = self.betas
-        matrix[range(m - 1), range(1, m)] = self.betas[:-1]
-        return matrix
+        """T with the couplings b below it, [m + 1, m]: A Q_m = Q_{m+1} times this."""
+        return numpy.vstack([self._matrix, self._couplings])
 
-    def _append(self, vector: Tensor) -> None:
-        filled = self.steps % CHUNK
-        if filled == 0:
-            self._chunks.append(torch.empty(CHUNK, len(vector), dtype=vector.dtype, device=vector.device))
-        self._chunks[-1][filled] = vector
-        self._filled = self.steps + 1
+    def restart(self, keep_closed: numpy.ndarray, keep_open: numpy.ndarray) -> None:
+        """Go on with some of the Ritz vectors in the place of the basis.
 
-    def _vector(self, index: int) -> Tensor:
-        return self._chunks[index // CHUNK][index % CHUNK]
+        Args:
+            keep_closed: Which of the closed blocks' Ritz values, a mask in the order of `blocks()`.
+            keep_open: Which of the open block's.
+        """
+        closed, opened = self._solve_blocks()
+        turn = block_diag(closed.vectors, opened.vectors)
+        keep = numpy.concatenate([keep_closed, keep_open])
+        turned = turn.T @ self._matrix @ turn
+        self._lost = (self._lost @ numpy.abs(turn) + numpy.linalg.norm(turned[~keep], axis=0))[keep]
+        self._couplings = (self._couplings @ turn)[keep]
+        self._matrix = turned[numpy.ix_(keep, keep)]
+        self._basis.rotate(turn[:, keep])
+        self._solved = None
+        self.restarts += 1
+        if self._drift is not None:
+            self._drift.restart()
+        self.block_start = int(keep_closed.sum())
 
-    def _orthogonal(self, vector: Tensor) -> tuple[Tensor, float]:
-        """`vector` without its part in the basis, and the length of what is left."""
-        length = norm(vector)
+    def _extend(self, alpha: float) -> None:
+        m = self.size
+        matrix = numpy.zeros((m, m))
+        matrix[:-1, :-1] = self._matrix
+        matrix[-1, :-1] = matrix[:-1, -1] = self._couplings
+        matrix[-1, -1] = alpha
+        self._matrix = matrix
+        self._lost = numpy.append(self._lost, 0.0)
+        self._scale = max(self._scale, abs(alpha))
+
+    def _close(self) -> None:
+        values = self._solved_part(self.block_start, self.size).values
+        self.closed_ends = float(values[0]), float(values[-1])
+        self.block_start = self.size
+        self._next, self._length = self._fresh()
+
+    def _solve(self) -> Solved:
+        if self._solved is None or self._solved[0] != self.steps:
+            self._solved = self.steps, self._solved_part(0, self.size)
+            self.largest = max(self.largest, float(numpy.abs(self._solved[1].values).max()))
+        return self._solved[1]
+
+    def _solve_blocks(self) -> tuple[Solved, Solved]:
+        cut = self.block_start
+        return self._solved_part(0, cut), self._solved_part(cut, self.size)
+
+    def _solved_part(self, start: int, stop: int) -> Solved:
+        values, vectors = numpy.linalg.eigh(self._matrix[start:stop, start:stop])
+        residuals = numpy.abs(self._couplings[start:stop] @ vectors) + self._lost[start:stop] @ numpy.abs(
+            vectors
+        )
+        return Solved(values, vectors, residuals + self.noise)
+
+    def _made_orthogonal(self, remainder: Tensor) -> float:
+        """What a product left, orthogonal to the basis as far as need be, in place; its length."""
+        if self._drift is not None:
+            beta = norm(remainder)
+            scale = max(self._scale, beta)
+            # Near the end of a block, and after it, nothing may be left to an estimate of rounding.
+            if self.block_start > 0 or beta <= 1e-3 * scale:
+                self._drift.restart()
+            elif self._drift.orthogonal_enough(self._matrix, beta, scale):
+                return beta
+        self.reorthogonalised += 1
+        components, beta = self._orthogonalise(remainder)
+        cut = self.block_start
+        self._matrix[:cut, -1] = self._matrix[-1, :cut] = components[:cut]
+        if self._drift is not None and beta > 0:
+            self._drift.made_orthogonal(self.size, beta, max(self._scale, beta))
+        return beta
+
+    def _orthogonalise(self, vector: Tensor) -> tuple[numpy.ndarray, float]:
+        """Take the part within the basis out of `vector`, in place; its components, and the length of what is left."""
+        total, length = numpy.zeros(self.size), 0.0
         for _ in range(3):
-            before = length
-            for index, chunk in enumerate(self._chunks):
-                rows = chunk[: self._filled - index * CHUNK]
-                vector = torch.addmv(vector, rows.T, rows @ vector, alpha=-1)
+            components = self._basis.remove_from(vector)
+            total += components
             length = norm(vector)
-            if length > 0.7 * before:
+            if numpy.linalg.norm(components) <= length:
                 break
-        return vector, length
+        return total, length
 
-    def _fresh(self) -> Tensor:
+    def _given(self, start: Tensor) -> tuple[Tensor, float]:
+        if start.shape != (self.operator.shape[0],):
+            raise ValueError(
+                f"Lanczos starts from one vector of shape [{self.operator.shape[0]}], got {list(start.shape)}."
+            )
+        start = start.detach().to(self.operator.device, self.operator.dtype)
+        length = norm(start)
+        if length == 0 or not numpy.isfinite(length):
+            raise ValueError(
+                f"Lanczos cannot start from a vector of length {length:g}. Pass start=None for a random one."
+            )
+        return start, length
+
+    def _fresh(self) -> tuple[Tensor, float]:
         size = self.operator.shape[0]
-        drawn = torch.randn(size, generator=self._generator, dtype=torch.float64)
-        vector, length = self._orthogonal(drawn.to(self.operator.device, self.operator.dtype))
-        vector, length = self._orthogonal(vector / length)
-        return vector / length
-
-
-def dot(left: Tensor, right: Tensor) -> float:
-    """Inner product of two vectors, [P] each, in float64; on a CPU by pieces that stay in its cache."""
-    if left.dtype == torch.float64 or left.device.type != "cpu":
-        return torch.dot(left.double(), right.double()).item()
-    pieces = zip(left.split(2**18), right.split(2**18), strict=True)
-    return torch.stack([torch.dot(one.double(), other.double()) for one, other in pieces]).sum().item()
-
-
-def norm(vector: Tensor) -> float:
-    """Euclidean length of a vector, [P], in float64."""
-    return dot(vector, vector) ** 0.5
+        vector = torch.randn(size, generator=self._generator).to(self.operator.device, self.operator.dtype)
+        for _ in range(2):
+            vector /= self._orthogonalise(vector)[1]
+        return vector, norm(vector)

@@ -22,7 +22,7 @@ class Operator(ABC):
     Attributes:
         products: Number of products made so far, the unit in which its costs are counted.
         conditions: What distinguishes this operator from others of the same network, as the first columns of
-            every frame read off it: a Hessian's meaning of batch normalisation.
+            every frame read off it: `operator`, `batch_norm`, and where there are `weight_decay`, `precondition`.
     """
 
     def __init__(

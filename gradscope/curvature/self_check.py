@@ -1,21 +1,28 @@
-"""Is this operator what it says: the same matrix twice, symmetric, and the derivative of the gradient?"""
+"""Is this operator what it says: the same matrix twice, symmetric, and the derivative of what it claims?"""
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradscope.curvature.culprits import changing_part, wrong_layer
-from gradscope.curvature.gradient_graph import GradientGraph, exact_derivatives, plain_gradient
-from gradscope.curvature.hessian_operator import HessianOperator
+from gradscope.curvature.culprits import changing_part, not_finite_part, wrong_layer
+from gradscope.curvature.differences import loss_and_gradient, own_functions
+from gradscope.curvature.problem_operator import BatchGraph, ProblemOperator
 from gradscope.curvature.selection import select
 from gradscope.problem import Problem
 
+LARGEST_ERROR = 1e-3
+"""How far a product may be from differences, of its length: their own error is far smaller."""
 
-def check_repeatable(operator: HessianOperator) -> None:
-    """Two passes give the same loss and gradient, and u.Hv = v.Hu.
+
+def check_repeatable(operator: ProblemOperator) -> None:
+    """Two passes give the same loss and gradient, and u.Av = v.Au.
+
+    Symmetry finds the wrong second derivatives of weight normalisation and of many functions of one's own.
+    Wrong ones that are symmetric it does not, so where such functions run, differences are asked too.
 
     Raises:
         ValueError: They do not; the sentence names the loader, the module or the parametrisation.
@@ -28,7 +35,7 @@ def check_repeatable(operator: HessianOperator) -> None:
     first_loss = torch.zeros((), dtype=torch.float64, device=operator.device)
     first_gradient, hu, hv = torch.zeros_like(u), torch.zeros_like(u), torch.zeros_like(u)
 
-    def first_pass(graph: GradientGraph, kept: bool) -> None:
+    def first_pass(graph: BatchGraph, kept: bool) -> None:
         first_loss.add_(graph.loss)
         first_gradient.add_(graph.gradient())
         graph.add_product(u, hu)
@@ -37,40 +44,44 @@ def check_repeatable(operator: HessianOperator) -> None:
     operator.for_each_batch(first_pass)
     if not (first_loss.isfinite() and first_gradient.isfinite().all()):
         raise FloatingPointError(
-            f"The Hessian needs a finite loss and gradient; the loss is {first_loss.item()}. Look for "
-            "NaN or infinite inputs and parameters, or a learning rate that made training diverge."
+            f"The {operator.title} needs a finite loss and gradient; the loss is {first_loss.item()}: "
+            f"{not_finite_part(operator.problem)}"
         )
-    second_loss, second_gradient = _second_pass(operator)
+    own: set[str] = set()
+    second_loss, second_gradient = loss_and_gradient(operator, lambda value: own.update(own_functions(value)))
     loss_moved = (second_loss - first_loss).abs() > tolerance * first_loss.abs()
     change = torch.linalg.vector_norm(second_gradient - first_gradient)
     if loss_moved or change > tolerance * torch.linalg.vector_norm(first_gradient) + _rounding(
         operator, first_loss
     ):
         raise ValueError(
-            "The Hessian needs the same loss and gradient on every pass, but a second pass moved the loss "
-            f"from {first_loss.item():.6g} to {second_loss.item():.6g}: {changing_part(operator.problem)}"
+            f"The {operator.title} needs the same loss and gradient on every pass, but a second pass moved the "
+            f"loss from {first_loss.item():.6g} to {second_loss.item():.6g}: {changing_part(operator.problem)}"
         )
     difference = (torch.dot(u.double(), hv.double()) - torch.dot(v.double(), hu.double())).abs()
     if difference > tolerance * torch.linalg.vector_norm(u.double()) * torch.linalg.vector_norm(hv.double()):
         raise ValueError(
-            "The Hessian must be symmetric, but u.Hv and v.Hu differ by "
-            f"{difference.item():.2g}: {wrong_layer(operator.problem.model)}"
+            f"The {operator.title} must be symmetric, but u.Av and v.Au differ by "
+            f"{difference.item():.2g}: {wrong_layer(operator.problem.model, sorted(own))}"
         )
+    if own:
+        _compare_own(operator, sorted(own))
 
 
-def check_by_differences(operator: HessianOperator) -> None:
-    """A product against central differences of the gradient, on a float64 copy and the first batch.
+def check_by_differences(operator: ProblemOperator) -> None:
+    """A product against central differences, on a float64 copy and the first batch.
 
     Kinked networks are asked again with smaller steps. Frozen batch statistics are differentiated
     through in both, since differences cannot hold them still.
 
     Raises:
-        ValueError: They differ by more than 1e-3 of the product at every step.
+        ValueError: They differ by more than `LARGEST_ERROR` of the product at every step, or the model cannot
+            be copied.
     """
     problem = operator.problem
     batch_norm = "train" if "frozen" in problem.batch_norm_name else problem.batch_norm
     twin = Problem(
-        copy.deepcopy(problem.model).double(),
+        _copied(problem.model),
         [_in_double(problem.first_batch())],
         problem.loss,
         reduction=problem.reduction,
@@ -78,48 +89,59 @@ def check_by_differences(operator: HessianOperator) -> None:
         forward=problem.forward,
     )
     chosen = select(twin.parameters, list(operator.parameters))
-    exact = HessianOperator(twin, chosen, weight_decay=0.0, budget_bytes=0)
+    exact = type(operator)(twin, chosen, budget_bytes=0, **(operator.options() | {"weight_decay": 0.0}))
     generator = torch.Generator().manual_seed(1)
     vector = torch.randn(exact.shape[0], generator=generator, dtype=torch.float64).to(exact.device)
     vector /= torch.linalg.vector_norm(vector)
     product = exact.matvec(vector)
     errors = [_difference_error(exact, vector, product, step) for step in (1e-5, 1e-7, 1e-8)]
-    if min(errors) > 1e-3:
+    if min(errors) > LARGEST_ERROR:
+        own: set[str] = set()
+        loss_and_gradient(exact, lambda value: own.update(own_functions(value)))
         raise ValueError(
-            "A product with the Hessian differs from central differences of the gradient by "
-            f"{min(errors):.2g} of its length: {wrong_layer(problem.model)}"
+            f"A product with the {operator.title} differs from central differences by "
+            f"{min(errors):.2g} of its length: {wrong_layer(problem.model, sorted(own))}"
         )
 
 
-def _difference_error(operator: HessianOperator, vector: Tensor, product: Tensor, step: float) -> float:
-    parameters = list(operator.parameters.values())
-    start = torch.nn.utils.parameters_to_vector(parameters).detach().clone()
-    gradients = []
-    for shift in (step, -step):
-        torch.nn.utils.vector_to_parameters(start + shift * vector, parameters)
-        gradients.append(_second_pass(operator)[1])
-    torch.nn.utils.vector_to_parameters(start, parameters)
-    slope = (gradients[0] - gradients[1]) / (2 * step)
-    scale = torch.linalg.vector_norm(product) + 1e-8 * torch.linalg.vector_norm(gradients[0])
+class NotCopied(ValueError):
+    """A model of which no float64 copy can be made."""
+
+
+def _compare_own(operator: ProblemOperator, own: list[str]) -> None:
+    """Ask differences about a network that runs functions of its own, where they run in float64."""
+    try:
+        check_by_differences(operator)
+    except (RuntimeError, TypeError, NotCopied) as error:
+        warnings.warn(
+            f"The network runs custom autograd functions ({', '.join(own)}), and whether their second derivatives "
+            f"are right could not be tried on a float64 copy: {str(error).splitlines()[0]}",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _copied(model: Any) -> Any:
+    try:
+        return copy.deepcopy(model).double()
+    except RuntimeError as error:
+        raise NotCopied(
+            "check='full' compares with differences on a float64 copy of the model, which cannot be copied: "
+            f"{str(error).splitlines()[0]} Use check='cheap', or nn.utils.parametrizations in place of the older "
+            "weight_norm."
+        ) from error
+
+
+def _difference_error(operator: ProblemOperator, vector: Tensor, product: Tensor, step: float) -> float:
+    slope = operator.by_differences(vector, step)
+    scale = torch.linalg.vector_norm(product) + 1e-8 * torch.linalg.vector_norm(
+        loss_and_gradient(operator)[1]
+    )
     error = torch.linalg.vector_norm(slope - product)
     return 0.0 if error == 0 else (error / scale).item()
 
 
-def _second_pass(operator: HessianOperator) -> tuple[Tensor, Tensor]:
-    """Loss and gradient by one ordinary backward pass a batch; random numbers differ from the first pass."""
-    loss = torch.zeros((), dtype=torch.float64, device=operator.device)
-    gradient = torch.zeros(operator.shape[0], dtype=operator.dtype, device=operator.device)
-    with exact_derivatives(operator.device), operator.prepared():
-        torch.rand(1, device=operator.device)
-        torch.rand(1)
-        for inputs, targets in operator.problem.batches():
-            value = operator.problem.value(inputs, targets)
-            loss += value.detach()
-            gradient += plain_gradient(value, list(operator.parameters.values()))
-    return loss, gradient
-
-
-def _rounding(operator: HessianOperator, loss: Tensor) -> float:
+def _rounding(operator: ProblemOperator, loss: Tensor) -> float:
     """Gradients at a stationary point are sums that cancel: what rounding leaves of them is no change."""
     return 1e3 * torch.finfo(operator.dtype).eps * max(1.0, loss.abs().item())
 

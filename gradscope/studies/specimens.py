@@ -30,6 +30,7 @@ def trained(
     epochs: int,
     folder: Path | None,
     paths: PathOption | None = None,
+    learning_rate: float = 0.1,
     **options: Any,
 ) -> nn.Module:
     """The same network after training with `fit`'s defaults, in eval mode.
@@ -40,17 +41,27 @@ def trained(
         epochs: Passes over it.
         folder: Where the checkpoint is kept, under a name that holds everything the weights depend on;
             None keeps nothing.
-        paths: As in `fit`.
+        paths, learning_rate: As in `fit`.
         options: As in `nets.build`.
     """
     model = untrained(family, depth, seed, data, **options)
     facts: list[Any] = [family, depth, seed, data.sha256, epochs, source_hash("nets", "training")]
     facts += [*sorted(options.items()), str(paths)] if options or paths is not None else []
+    facts += [learning_rate] if learning_rate != 0.1 else []
     name = (
         f"{family}-{depth}-{seed}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.safetensors"
     )
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     checkpoint = None if folder is None else folder / name
-    fit(model, data, epochs=epochs, seed=seed, checkpoint=checkpoint, progress=False, paths=paths)
+    fit(
+        model,
+        data,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        seed=seed,
+        checkpoint=checkpoint,
+        progress=False,
+        paths=paths,
+    )
     return model.eval()

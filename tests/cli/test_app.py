@@ -15,6 +15,7 @@ from analyses import (
     paths,
     refinement,
     reordering,
+    smoothness,
 )
 from gradscope.cli import main
 from gradscope.cli.cost import estimated_minutes
@@ -84,6 +85,7 @@ def test_the_estimate_grows_with_the_work(monkeypatch):
         "effective_paths": effective_paths.Preset(layers=8, images=32, shallow=8, deep=8, multi_epochs=1),
         "ensemble_depth": ensemble_depth.Preset(layers=8, epochs=1),
         "conditioning": conditioning.Preset(trained_layers=8, images=10, steps=1),
+        "smoothness": smoothness.Preset(layers=8, epochs=1, images=10, steps=1),
     }
 
     def more(name, **changed):
@@ -104,6 +106,9 @@ def test_the_estimate_grows_with_the_work(monkeypatch):
     assert more("reordering", draws=3) == pytest.approx(2 * 2 * 2 * 3 * 64 * 0.01 / 3)
     # Twelve products of two and a half gradients on ten images more.
     assert more("conditioning", images=20) == pytest.approx(12 * 2.5 * 10 * 0.01)
+    # Six products of eight networks in each of two seeds; one epoch more of four.
+    assert more("smoothness", images=20) == pytest.approx(8 * 6 * 2.5 * 10 * 0.01 * 2)
+    assert more("smoothness", epochs=2) == pytest.approx(4 * 0.01 * len(few.train[0]) * 2)
 
 
 def test_the_embedded_digits_need_no_warning(tmp_path, monkeypatch, capsys):

@@ -108,12 +108,23 @@ def test_paths_of_one_group_and_of_some_junctions(tmp_path, capsys):
     assert kept.query("quantity == 'participation'")["junction"].unique().tolist() == ["blocks.1:0"]
 
 
-def test_curvature_is_extreme_eigenvalues_and_density(tmp_path):
-    with gs.hessian((small(), (DATA.train[0][:16], DATA.train[1][:16]))) as operator:
-        extremes = gs.extreme_eigenvalues(operator, 2)
-        density = gs.spectral_density(operator, probes=5, steps=8)
-    computed = pd.concat([extremes, density], ignore_index=True)
-    assert_same(run("curvature", tmp_path, "--k", "2", "--steps", "8"), computed)
+def test_curvature_is_curvature_study_read_out(tmp_path, capsys):
+    problem = gs.Problem(small(), (DATA.train[0][:16], DATA.train[1][:16]))
+    computed = gs.curvature_study(problem, k=2, probes=5, steps=8, seed=3, learning_rate=0.1)
+    kept = run("curvature", tmp_path, "--k", "2", "--steps", "8", "--learning-rate", "0.1")
+    told = capsys.readouterr().out
+    assert_same(kept, computed[computed["quantity"] != "seconds"].reset_index(drop=True))
+    assert "lambda_max" in told and "0.1" in told
+    assert {path.name for path in tmp_path.glob("*.png")} == {"density.png", "condition_numbers.png"}
+
+
+def test_curvature_of_some_parameters_by_blocks_and_minibatches(tmp_path):
+    options = ["--parameters", "head,stem", "--by", "layer", "--minibatches", "4,8"]
+    kept = run("curvature", tmp_path, "--k", "1", "--steps", "4", *options)
+    assert {"coupling", "lambda_max"} <= set(kept.loc[kept["block"].notna(), "quantity"])
+    assert set(kept["batch_size"].dropna()) >= {4, 8}
+    drawn = {"density.png", "condition_numbers.png", "blocks.png", "minibatches.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == drawn
 
 
 def test_lesions_is_lesion_study_after_calibration(tmp_path):

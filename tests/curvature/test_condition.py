@@ -6,11 +6,12 @@ import numpy
 import pytest
 import torch
 from cases import CASES
+from curvature_matrices import MATRICES
 from shortcut_nets import zero_point
 
 from gradscope.curvature import Lanczos, MatrixOperator, condition_number, extreme_eigenvalues, hessian
 from gradscope.curvature.condition import DEFINITIONS
-from gradscope.curvature.condition_definitions import lower_bound
+from gradscope.curvature.condition_bounds import lower_bound
 
 
 def spectrum(case: str) -> numpy.ndarray:
@@ -23,29 +24,118 @@ EXPECTED = {
     "negative_ratio": lambda values: abs(values.min()) / values.max(),
     "top_ratio": lambda values: numpy.sort(values)[-1] / numpy.sort(values)[-5],
     "learning_rate_product": lambda values: 0.1 * values.max(),
+    "damped": lambda values: (values.max() + 0.05) / (max(values.min(), 0) + 0.05),
+    "gauss_newton_damped": lambda values: (values.max() + 0.05) / (values.min() + 0.05),
 }
+SEMIDEFINITE = ("gauss_newton_damped",)
+RATES = {"learning_rate": 0.1, "damping": 0.05}
 
 
 @pytest.mark.parametrize("definition", EXPECTED)
 def test_definitions_on_a_known_spectrum(definition: str) -> None:
     values = numpy.array([-3.0, -0.5, 0.1, 0.25, 1.0, 2.0, 4.0, 8.0])
+    values = abs(values) if definition in SEMIDEFINITE else values
     expected = EXPECTED[definition](values)
     for given in (MatrixOperator(torch.diag(torch.tensor(values))), torch.tensor(values), values):
-        (row,) = condition_number(given, definition, learning_rate=0.1, tolerance=1e-10).to_dict("records")
+        (row,) = condition_number(given, definition, **RATES, tolerance=1e-10).to_dict("records")
         assert abs(row["value"] - expected) < 1e-9 * expected
         assert row["low"] <= expected <= row["high"]
         assert (row["quantity"], row["definition"], row["status"]) == ("condition_number", definition, "ok")
 
 
-@pytest.mark.parametrize("definition", ["negative_ratio", "top_ratio", "learning_rate_product"])
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("definition", EXPECTED)
+def test_definitions_on_the_table_of_matrices(definition: str, name: str) -> None:
+    """Where a value is given, the true one lies in its interval, however few products there were."""
+    matrix = MATRICES[name]
+    spectrum = torch.linalg.eigvalsh(matrix).numpy()
+    expected = EXPECTED[definition](spectrum) if abs(spectrum).min() > 1e-12 else float("inf")
+    if definition not in ("extreme_ratio", "percentile_10"):
+        expected = EXPECTED[definition](spectrum)
+    for products in (6, 15, 60):
+        operator = MatrixOperator(matrix)
+        (row,) = condition_number(operator, definition, **RATES, max_products=products).to_dict("records")
+        if row["status"] == "ok":
+            assert row["low"] * (1 - 1e-9) <= expected <= row["high"] * (1 + 1e-9)
+            assert row["low"] <= row["value"] <= row["high"]
+        else:
+            assert row["reason"]
+    if definition in SEMIDEFINITE and spectrum.min() < -1e-6:
+        assert "is negative: pass a Gauss-Newton operator" in row["reason"]
+
+
+@pytest.mark.parametrize("definition", ["negative_ratio", "top_ratio", "learning_rate_product", "damped"])
 def test_operator_and_frame_of_eigenvalues_agree_with_the_dense_spectrum(definition: str) -> None:
     operator = hessian(CASES["residual"]())
     frame = extreme_eigenvalues(operator, 5, tolerance=1e-6)
     expected = EXPECTED[definition](spectrum("residual"))
     for given in (operator, frame):
-        (row,) = condition_number(given, definition, learning_rate=0.1, tolerance=1e-6).to_dict("records")
+        (row,) = condition_number(given, definition, **RATES, tolerance=1e-6).to_dict("records")
         assert abs(row["value"] - expected) < 1e-5 * expected
         assert row["low"] <= expected <= row["high"]
+
+
+def test_damping_bounds_a_singular_semidefinite_operator() -> None:
+    """lambda_min = 0 never converges, yet the number lies between what was seen and (lambda_max + d) / d."""
+    factor = torch.randn(80, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = factor @ factor.T / 20 + torch.diag(torch.linspace(0, 1e-3, 80, dtype=torch.float64))
+    spectrum = torch.linalg.eigvalsh(matrix).numpy()
+    for damping, products in ((1.0, 15), (0.05, 15), (1e-4, 10), (1e-4, 40)):
+        expected = (spectrum.max() + damping) / (spectrum.min() + damping)
+        (row,) = condition_number(
+            MatrixOperator(matrix), "gauss_newton_damped", damping=damping, max_products=products
+        ).to_dict("records")
+        assert row["low"] * (1 - 1e-9) <= expected <= row["high"] * (1 + 1e-9)
+        assert row["status"] == ("ok" if row["high"] <= 1.1 * row["low"] else "unconverged")
+
+
+BULK = torch.cat([torch.tensor([20.0, 12.0, 9.0]), torch.linspace(1.0, -0.5, 200)]).double()
+
+
+def test_the_bulk_begins_below_the_widest_gap() -> None:
+    for given in (
+        BULK,
+        MatrixOperator(torch.diag(BULK)),
+        extreme_eigenvalues(MatrixOperator(torch.diag(BULK)), 9),
+    ):
+        (row,) = condition_number(given, "bulk_edge_ratio").to_dict("records")
+        assert abs(row["value"] - 20) < 1e-3
+        assert row["low"] <= 20 <= row["high"]
+        assert row["reason"].startswith("3 outliers, a gap of a factor 9")
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (1.5 ** -torch.arange(40.0), "no gap of a factor 2"),
+        (torch.tensor([9.0, 1.0, 0.9]), "no gap of a factor 2 with 3 eigenvalues below"),
+        (-torch.arange(1.0, 9.0), "is not positive"),
+        (torch.linspace(-1, 1, 50), "the widest has"),
+    ],
+)
+def test_without_a_gap_the_bulk_has_no_edge(values: torch.Tensor, reason: str) -> None:
+    (row,) = condition_number(values.double(), "bulk_edge_ratio").to_dict("records")
+    assert (row["status"], numpy.isnan(row["value"])) == ("undefined", True)
+    assert reason in row["reason"]
+
+
+def test_the_resolved_spread_is_that_of_true_eigenvalues() -> None:
+    for name, matrix in MATRICES.items():
+        exact = torch.linalg.eigvalsh(matrix).abs().numpy()
+        for products in (5, 15, 40):
+            (row,) = condition_number(
+                MatrixOperator(matrix), "kappa_resolved", max_products=products
+            ).to_dict("records")
+            if row["status"] == "undefined":
+                continue
+            numbers = exact[exact > 1e-13 * exact.max()]
+            ratios = numbers.max() / numbers
+            assert ((row["low"] * (1 - 1e-6) <= ratios) & (ratios <= row["high"] * (1 + 1e-6))).any(), name
+            assert "Ritz values resolved" in row["reason"]
+            (bound,) = condition_number(MatrixOperator(matrix), "kappa_lower", max_products=products).to_dict(
+                "records"
+            )
+            assert bound["value"] <= exact.max() / max(exact.min(), 1e-300) * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 4])
@@ -88,9 +178,11 @@ def test_a_singular_operator_has_an_infinite_condition_number() -> None:
 @pytest.mark.parametrize("definition", DEFINITIONS)
 def test_the_zero_operator_has_none(definition: str) -> None:
     operator = MatrixOperator(torch.zeros(6, 6))
-    (row,) = condition_number(operator, definition, learning_rate=0.1).to_dict("records")
+    (row,) = condition_number(operator, definition, **RATES).to_dict("records")
     if definition == "learning_rate_product":
         assert row["value"] == 0
+    elif "damped" in definition:
+        assert row["value"] == 1
     else:
         assert row["status"] == "undefined"
         assert numpy.isnan(row["value"])
@@ -109,6 +201,7 @@ def test_what_cannot_be_had_is_undefined_with_a_reason() -> None:
         (frame, "percentile_10", "needs all eigenvalues"),
         (frame, "top_ratio", "rank 5 is not among"),
         (frame, "kappa_lower", "pass the operator"),
+        (torch.tensor([3.0, 1.0]), "kappa_resolved", "pass the operator"),
         (torch.tensor([-2.0, -1.0]), "negative_ratio", "largest eigenvalue, -1, is not positive"),
         (torch.tensor([3.0, 0, 0, 0, -1.0]), "top_ratio", "fifth-largest eigenvalue, -1, is not positive"),
     ]:
@@ -131,5 +224,9 @@ def test_bad_requests_say_what_to_do() -> None:
         condition_number(operator, "kappa")
     with pytest.raises(ValueError, match="learning_rate > 0"):
         condition_number(operator, "learning_rate_product")
+    with pytest.raises(ValueError, match="damped needs damping > 0"):
+        condition_number(operator, "damped")
+    with pytest.raises(ValueError, match="damping > 0 is needed, got -1"):
+        condition_number(operator, "gauss_newton_damped", damping=-1.0)
     with pytest.raises(ValueError, match="finite vector"):
         condition_number(torch.eye(3), "extreme_ratio")

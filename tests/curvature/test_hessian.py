@@ -1,75 +1,55 @@
 """The Hessian operator against the Hessian itself, formed entry by entry."""
 
-import copy
-from collections.abc import Iterator
-from typing import Any
+from functools import cache
 
 import pytest
 import torch
+from as_found import assert_as_found, snapshot
 from cases import CASES, Residual, classes, plain_net
+from curvature_cases import CURVATURE_CASES
 from torch import Tensor, nn
 from torch.autograd import grad
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from gradscope.curvature import hessian
 from gradscope.problem import Problem
+from tests.curvature.references import assert_same_matrix, dense_hessian
 
 
-def dense_hessian(problem: Problem) -> Tensor:
-    """By twofold torch.autograd.grad, one row at a time: slow, and plainly right."""
-    parameters = [p for p in problem.model.parameters() if p.requires_grad]
-    with problem.prepared(), sdpa_kernel(SDPBackend.MATH):
-        loss = sum(problem.value(inputs, targets) for inputs, targets in problem.batches())
-        first = grad(loss, parameters, create_graph=True, materialize_grads=True)
-        rows = []
-        for slope in torch.cat([g.flatten() for g in first]):
-            second = (
-                grad(slope, parameters, retain_graph=True, materialize_grads=True)
-                if slope.requires_grad
-                else [torch.zeros_like(p) for p in parameters]
-            )
-            rows.append(torch.cat([g.flatten() for g in second]))
-    return torch.stack(rows)
+@cache
+def expected(case: str) -> Tensor:
+    return dense_hessian(CURVATURE_CASES[case]())
 
 
-def state(model: nn.Module) -> dict[str, Any]:
-    """Everything a measurement might leave behind."""
-    return {
-        "values": {name: tensor.clone() for name, tensor in model.state_dict().items()},
-        "flags": [(p.requires_grad, p.grad) for p in model.parameters()],
-        "modes": [m.training for m in model.modules()],
-        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
-        "random": torch.get_rng_state(),
-    }
+@pytest.mark.parametrize("case", CURVATURE_CASES)
+def test_products_match_the_dense_hessian(case: str) -> None:
+    problem, matrix = CURVATURE_CASES[case](), expected(case)
+    with hessian(problem, engine="double backward") as operator:
+        assert operator.retained
+        assert_same_matrix(operator.dense(), matrix)
+        vectors = torch.randn(len(matrix), 3, dtype=torch.float64)
+        torch.testing.assert_close(operator.matmat(vectors), matrix @ vectors)
+        torch.testing.assert_close(operator.matvec(vectors[:, 0]), matrix @ vectors[:, 0])
+        torch.testing.assert_close(operator.quadratic(vectors[:, 0]), vectors[:, 0] @ matrix @ vectors[:, 0])
+    assert_same_matrix(matrix, matrix.T)
+    with hessian(problem, budget_bytes=0, check="none") as operator:
+        torch.testing.assert_close(operator.matmat(vectors), matrix @ vectors)
+        assert operator.retained is False
 
 
-def assert_same_state(model: nn.Module, before: dict[str, Any]) -> None:
-    torch.testing.assert_close(state(model), before, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("budget_bytes", [2**30, 0], ids=["retained", "streaming"])
-@pytest.mark.parametrize("case", CASES)
-def test_products_match_the_dense_hessian(case: str, budget_bytes: int) -> None:
-    problem = CASES[case]()
-    expected = dense_hessian(problem)
-    with hessian(problem, budget_bytes=budget_bytes) as operator:
-        assert operator.retained is (budget_bytes > 0)
-        vectors = torch.randn(len(expected), 3, dtype=torch.float64)
-        torch.testing.assert_close(operator.dense(), expected)
-        torch.testing.assert_close(operator.matmat(vectors), expected @ vectors)
-        torch.testing.assert_close(operator.matvec(vectors[:, 0]), expected @ vectors[:, 0])
-        torch.testing.assert_close(
-            operator.quadratic(vectors[:, 0]), vectors[:, 0] @ expected @ vectors[:, 0]
-        )
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_the_dense_hessian_is_symmetric(case: str) -> None:
-    matrix = hessian(CASES[case]()).dense()
-    torch.testing.assert_close(matrix, matrix.T)
+@pytest.mark.parametrize("case", CURVATURE_CASES)
+def test_products_match_differences_of_the_gradient(case: str) -> None:
+    """Of fourth order; frozen statistics of a batch cannot be held still by differences."""
+    problem = CURVATURE_CASES[case]()
+    if "frozen" in problem.batch_norm_name:
+        problem.batch_norm = "train"
+    operator = hessian(problem, check="none")
+    vector = torch.randn(operator.shape[0], dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    vector /= vector.norm()
+    near, far = operator.by_differences(vector, 1e-4), operator.by_differences(vector, 2e-4)
+    product = operator.matvec(vector)
+    torch.testing.assert_close((4 * near - far) / 3, product, rtol=0, atol=1e-7 * product.abs().max().item())
 
 
 @pytest.mark.parametrize("budget_bytes", [2**30, 0], ids=["retained", "streaming"])
@@ -77,13 +57,13 @@ def test_the_dense_hessian_is_symmetric(case: str) -> None:
 def test_the_model_is_left_as_found(case: str, budget_bytes: int) -> None:
     problem = CASES[case]()
     problem.model[0].weight.grad = torch.ones_like(problem.model[0].weight)
-    before = state(problem.model)
+    before = snapshot(problem.model)
     operator = hessian(problem, budget_bytes=budget_bytes)
-    assert_same_state(problem.model, before)
+    assert_as_found(problem.model, before)
     operator.matvec(torch.ones(operator.shape[0]))
-    assert_same_state(problem.model, before)
+    assert_as_found(problem.model, before)
     operator.close()
-    assert_same_state(problem.model, before)
+    assert_as_found(problem.model, before)
 
 
 def test_the_model_is_left_as_found_when_interrupted_in_mid_product() -> None:
@@ -98,11 +78,11 @@ def test_the_model_is_left_as_found_when_interrupted_in_mid_product() -> None:
 
     net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), Interrupted(), nn.Linear(5, 3))
     problem = classes(net, 4, sizes=(4, 3), batch_norm="train")
-    before = state(net)
+    before = snapshot(net)
     operator = hessian(problem, budget_bytes=0)
     with pytest.raises(KeyboardInterrupt):
         operator.matvec(torch.ones(operator.shape[0]))
-    assert_same_state(net, before)
+    assert_as_found(net, before)
 
 
 def test_batches_are_weighted_by_their_examples() -> None:
@@ -188,101 +168,12 @@ def test_a_bare_pair_is_a_problem() -> None:
     torch.testing.assert_close(hessian((problem.model, problem.data)).dense(), dense_hessian(problem))
 
 
-def test_dropout_that_eval_mode_leaves_on_is_named() -> None:
-    class AlwaysDropping(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return nn.functional.dropout(x, 0.5, training=True)
-
-    net = nn.Sequential(nn.Linear(4, 8), AlwaysDropping(), nn.Linear(8, 3))
-    with pytest.raises(ValueError, match=r"random even in eval mode.*Modules that drop: 1\."):
-        hessian(classes(net, 4))
-
-
-def test_a_shuffling_loader_that_drops_examples_is_named() -> None:
-    inputs, targets = torch.randn(11, 4, dtype=torch.float64), torch.randint(0, 3, (11,))
-    loader = DataLoader(TensorDataset(inputs, targets), batch_size=4, shuffle=True, drop_last=True)
-    with pytest.raises(ValueError, match=r"DataLoader shuffles \(RandomSampler\)"):
-        hessian((plain_net().double(), loader))
-
-
 def test_a_shuffling_loader_is_harmless_where_order_does_not_matter() -> None:
     inputs, targets = torch.randn(10, 4, dtype=torch.float64), torch.randint(0, 3, (10,))
     loader = DataLoader(TensorDataset(inputs, targets), batch_size=4, shuffle=True)
     net = plain_net().double()
     expected = dense_hessian(Problem(net, (inputs, targets)))
     torch.testing.assert_close(hessian((net, loader), budget_bytes=0).dense(), expected)
-
-
-def test_augmented_data_is_named() -> None:
-    class Jittered:
-        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-            yield torch.randn(5, 4, dtype=torch.float64), torch.zeros(5, dtype=torch.long)
-
-    with pytest.raises(ValueError, match="different on each pass"):
-        hessian((plain_net().double(), Jittered()))
-
-
-def test_a_wrong_second_derivative_is_refused_by_the_symmetry_check() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 3))
-    with pytest.raises(ValueError, match=r"symmetric.*0 is parametrised.*weight_norm"):
-        hessian(classes(net, 4))
-
-
-def test_a_symmetric_but_wrong_second_derivative_is_refused_by_the_full_check() -> None:
-    class HalfCurved(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            ctx.save_for_backward(x)
-            return x.square()
-
-        @staticmethod
-        def backward(ctx: Any, gradient: Tensor) -> Tensor:
-            (x,) = ctx.saved_tensors
-            return gradient * (x + x.detach())
-
-    class Squares(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(4))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return HalfCurved.apply(self.weight) * x
-
-    problem = classes(Squares(), 4)
-    assert hessian(problem).shape == (4, 4)
-    with pytest.raises(ValueError, match="central differences"):
-        hessian(problem, check="full")
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_the_full_check_passes_every_case(case: str) -> None:
-    problem = CASES[case]()
-    before = state(problem.model)
-    hessian(problem, check="full")
-    assert_same_state(problem.model, before)
-
-
-def test_the_full_check_sees_float32_models_in_double() -> None:
-    problem = CASES["residual"]()
-    single = Problem(copy.deepcopy(problem.model).float(), problem.data)
-    operator = hessian(single, check="full")
-    assert operator.dtype == torch.float32
-    torch.testing.assert_close(operator.dense(), dense_hessian(problem), rtol=1e-4, atol=1e-6)
-
-
-def test_an_operation_without_second_derivative_is_named() -> None:
-    class Bags(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.bag = nn.EmbeddingBag(6, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.bag(x).tanh()
-
-    problem = Problem(Bags(), (torch.randint(0, 6, (5, 4)), torch.randint(0, 3, (5,))))
-    with pytest.raises(ValueError, match="second derivative that torch does not have"):
-        hessian(problem)
 
 
 def test_bad_requests_say_what_to_do() -> None:

@@ -13,6 +13,7 @@ from gradscope.curvature.condition import condition_number
 from gradscope.curvature.density import spectral_density
 from gradscope.curvature.eigenvalues import extreme_eigenvalues
 from gradscope.curvature.hessian import hessian
+from gradscope.curvature.units import EIGENVALUE
 from gradscope.data import digits
 from gradscope.nets import build, initialise
 from gradscope.problem import Problem
@@ -25,6 +26,7 @@ from gradscope.theory.shortcut_hessian import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 DIMENSION, EXAMPLES, PROBES = 10, 600, 5
@@ -36,9 +38,33 @@ LINEAR: dict[str, tuple[int, str]] = {
     "plain, orthogonal": (0, "orthogonal"),
     "1-shortcut, zero": (1, "zero"),
     "2-shortcut, zero": (2, "zero"),
+    "2-shortcut, small": (2, "small"),
     "3-shortcut, zero": (3, "zero"),
+    "3-shortcut, small": (3, "small"),
 }
 """Network -> (length of its shortcuts, initialisation)."""
+
+SMALL = 0.01
+"""Standard deviation of small weights."""
+
+
+def begin(model: nn.Module, scheme: str, seed: int) -> nn.Module:
+    """A network of the analyses at its start: `small` weights are of `SMALL`, and nothing is drawn at zero."""
+    options: dict[str, Any] = {"scale": SMALL} if scheme == "small" else {}
+    return initialise(model, scheme, seed=None if scheme == "zero" else seed, **options)
+
+
+def linear_network(network: str, layers: int, seed: int) -> nn.Module:
+    """One of `LINEAR` at its start, in float64."""
+    length, scheme = LINEAR[network]
+    model = build("linear_shortcut", layers=layers, shortcut_length=length, width=DIMENSION).double()
+    return begin(model, scheme, seed)
+
+
+def product(model: nn.Module) -> "np.ndarray":
+    """W_L ... W_1 of a network without shortcuts, [width, width]."""
+    weights = [weight.detach() for weight in model.parameters()]
+    return torch.linalg.multi_dot([*reversed(weights), torch.eye(DIMENSION, dtype=weights[0].dtype)]).numpy()
 
 
 def whitened_digits(seed: int) -> tuple[Tensor, Tensor]:
@@ -67,19 +93,18 @@ def linear_hessian(network: str, layers: int, seed: int) -> "pd.DataFrame":
 
     length, scheme = LINEAR[network]
     inputs, targets = whitened_digits(seed)
-    model = build("linear_shortcut", layers=layers, shortcut_length=length, width=DIMENSION).double()
-    initialise(model, scheme, seed=None if scheme == "zero" else seed)
+    model = linear_network(network, layers, seed)
     matrix = _dense(model, inputs, targets)
     spectrum = torch.linalg.eigvalsh(matrix)
     rows = [
-        _row("lambda_max", "loss", float(spectrum[-1])),
-        _row("lambda_min", "loss", float(spectrum[0])),
+        _row("lambda_max", EIGENVALUE, float(spectrum[-1])),
+        _row("lambda_min", EIGENVALUE, float(spectrum[0])),
         _row("share_negative", "1", float((spectrum < 0).double().mean())),
-        *_checks(length, layers, model, matrix, spectrum, inputs, targets),
+        *(_checks(length, layers, model, matrix, spectrum, inputs, targets) if scheme == "zero" else ()),
     ]
     numbers = [condition_number(spectrum, definition) for definition in ("extreme_ratio", "percentile_10")]
     ranked = enumerate(reversed(spectrum.tolist()), start=1)
-    values = [_row("eigenvalue", "loss", value) | {"rank": rank} for rank, value in ranked]
+    values = [_row("eigenvalue", EIGENVALUE, value) | {"rank": rank} for rank, value in ranked]
     frame = pd.concat([pd.DataFrame(rows), *numbers, pd.DataFrame(values)], ignore_index=True)
     return frame[["quantity", "definition", "unit", "rank", "value", "low", "high", "status", "reason"]]
 
@@ -156,7 +181,7 @@ def _checks(
         ratio = float(sizes.max() / sizes.min()) / two_shortcut_condition_number(correlation)
         yield _row("condition_deviation", "1", abs(ratio - 1))
         yield _row("spectrum_deviation", "1", float((spectrum - expected).abs().max() / expected.max()))
-        yield from (_row("closed_form", "loss", float(value)) for value in expected)
+        yield from (_row("closed_form", EIGENVALUE, float(value)) for value in expected)
     elif length == 3:
         problem = _problem(model, inputs, targets)
         slopes = torch.autograd.grad(problem.value(*problem.first_batch()), list(model.parameters()))

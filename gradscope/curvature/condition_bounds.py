@@ -1,0 +1,51 @@
+"""What a Lanczos run proves of a condition number, and what it saw of one."""
+
+import numpy
+
+from gradscope.curvature.condition_evidence import Evidence, Found, undefined
+from gradscope.curvature.lanczos import Lanczos
+
+RESOLVED = 0.1
+
+
+def kappa_lower(evidence: Evidence) -> Found:
+    """The lower bound of a run."""
+    if evidence.run is None:
+        return undefined("is read off a Lanczos run: pass the operator")
+    bound, steps = lower_bound(evidence.run), evidence.run.steps
+    if bound == 0:
+        return undefined(f"no non-zero eigenvalue was found in {steps} products")
+    return Found(bound, bound, float("inf"), reason=f"a lower bound, from {steps} products")
+
+
+def lower_bound(run: Lanczos) -> float:
+    """max |theta| / sigma_min of the extended tridiagonal matrix, both moved by rounding to the safe side.
+
+    For any unit u, |lambda|_min <= |A u|; the smallest such value over the Krylov space is sigma_min.
+    It does not decrease as the run goes on. Zero if nothing but zero was seen.
+    """
+    largest = max(0.0, float(numpy.abs(run.ritz()[0]).max()) - run.noise)
+    smallest = float(numpy.linalg.svd(run.extended(), compute_uv=False)[-1]) + run.noise
+    return largest / smallest if largest > 0 else 0.0
+
+
+def kappa_resolved(evidence: Evidence) -> Found:
+    """max |theta| / min |theta| over the Ritz values whose residual is below a tenth of their own size.
+
+    Each lies within its residual of an eigenvalue, and the interval holds the ratio of these two eigenvalues.
+    """
+    if evidence.run is None:
+        return undefined("is read off a Lanczos run: pass the operator")
+    values, residuals = evidence.run.ritz()
+    sizes = numpy.abs(values)
+    resolved = residuals < RESOLVED * sizes
+    if not resolved.any():
+        return undefined(f"no eigenvalue was resolved in {evidence.run.steps} products")
+    sizes, residuals = sizes[resolved], residuals[resolved]
+    top, bottom = sizes.argmax(), sizes.argmin()
+    return Found(
+        float(sizes[top] / sizes[bottom]),
+        float((sizes[top] - residuals[top]) / (sizes[bottom] + residuals[bottom])),
+        float((sizes[top] + residuals[top]) / (sizes[bottom] - residuals[bottom])),
+        reason=f"{len(sizes)} of {len(values)} Ritz values resolved, from {evidence.run.steps} products",
+    )

@@ -1,0 +1,62 @@
+"""All condition numbers of one operator, side by side."""
+
+import pandas
+
+from gradscope.curvature.condition import check_positive, evaluate
+from gradscope.curvature.condition_definitions import DEFINITIONS
+from gradscope.curvature.condition_evidence import Evidence, of_dense, of_run
+from gradscope.curvature.operators import Operator
+
+
+def condition_numbers(
+    operator: Operator,
+    *,
+    learning_rate: float | None = None,
+    damping: float | None = None,
+    tolerance: float = 1e-3,
+    max_products: int = 100,
+    max_basis_bytes: int = 2**31,
+    dense: bool = True,
+    seed: int = 0,
+) -> pandas.DataFrame:
+    """Every definition of a condition number on one operator: they disagree, and each says what it is for.
+
+    One Lanczos run serves all. Up to P = 5000 all eigenvalues are computed besides, by P products, and
+    the definitions that eigenvalues decide are exact; `kappa_lower` and `kappa_resolved` are the run's.
+
+    Args:
+        operator: Symmetric, [P, P].
+        learning_rate: For `learning_rate_product`, positive; None leaves it undefined.
+        damping: For `damped` and `gauss_newton_damped`, positive; None leaves them undefined.
+        tolerance: When an eigenvalue has converged, as in `extreme_eigenvalues`.
+        max_products: Steps of the run; where the Krylov space or the memory holds fewer, so many.
+        max_basis_bytes: Memory for the run, one vector of [P] a step.
+        dense: False spares the P products: what needs all eigenvalues is then undefined.
+        seed: Of the run's start.
+
+    Returns:
+        One row per definition, in the order of `DEFINITIONS`: `quantity` ("condition_number"), `unit`,
+        `definition`, `value`, `low`, `high`, `products`, `status`, `reason`, `use` (what it is for) and `needs`
+        (what it takes, and when it cannot be had). "undefined" with NaN where it cannot be had here.
+
+    Raises:
+        ValueError: learning_rate or damping is not positive; no room for a vector; not symmetric.
+        FloatingPointError: A product is not finite.
+    """
+    check_positive({"learning_rate": learning_rate, "damping": damping})
+    before = operator.products
+    known = of_run(operator, max_products, seed, tolerance, max_basis_bytes)
+    everything = (
+        of_dense(operator) if dense else Evidence(why_not_all="needs all eigenvalues: pass dense=True")
+    )
+    known.spectrum, known.eps = everything.spectrum, everything.eps
+    known.why_not_all = everything.why_not_all
+    rows = [
+        {"quantity": "condition_number", "unit": "1", "definition": name}
+        | vars(evaluate(name, known, learning_rate, damping))
+        | {"use": one.use, "needs": one.needs}
+        for name, one in DEFINITIONS.items()
+    ]
+    frame = pandas.DataFrame(rows).assign(products=operator.products - before, **operator.conditions)
+    columns = ["quantity", "unit", "definition", "value", "low", "high", "products", "status", "reason"]
+    return frame[[*operator.conditions, *columns, "use", "needs"]]

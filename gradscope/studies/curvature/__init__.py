@@ -1,0 +1,1 @@
+"""The parts of the studies of curvature: the gradient, extreme eigenvalues, what is read off them, rows."""
