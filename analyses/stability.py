@@ -31,7 +31,7 @@ class Preset:
     followed: tuple[int, ...] = (0, 5, 10, 20, 40, 80, 160, 400)
     rates: tuple[float, ...] = (0.25, 0.5, 1.0)
     edge_steps: int = 1500
-    every: int = 25
+    every: int = 50
 
 
 PRESETS = {"quick": Preset(), "standard": Preset(steps=1000, followed=(0, 5, 10, 20, 40, 80, 160, 400, 1000))}

@@ -33,6 +33,9 @@ class CouplingOperator(Operator):
         self._second = torch.cat([entries[places[name]] for name in second])
         self.sizes = len(self._first), len(self._second)
 
+    def not_finite(self) -> str:
+        return self.whole.not_finite()
+
     def close(self) -> None:
         self.whole.close()
 

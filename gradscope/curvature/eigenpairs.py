@@ -7,7 +7,7 @@ import pandas
 import torch
 from torch import Tensor
 
-from gradscope.curvature.eigenvalues import eigenvalue_frame
+from gradscope.curvature.eigenvalues import found_frame
 from gradscope.curvature.extremes import converged_run
 from gradscope.curvature.lanczos import Lanczos
 from gradscope.curvature.operators import Operator
@@ -46,7 +46,7 @@ def extreme_eigenpairs(
     length P each, beside the basis. To follow a network along its training, hand the vectors of one step to
     the next: `start=pairs.vectors`.
     """
-    run = converged_run(
+    found = converged_run(
         operator,
         k,
         ends=ends,
@@ -57,13 +57,13 @@ def extreme_eigenpairs(
         start=start,
         callback=callback,
     )
-    frame = eigenvalue_frame(run, k, ends, tolerance)
-    places = [_place(run, rank) for rank in frame["rank"]]
-    reached = [row for row, place in enumerate(places) if 0 <= place < run.size]
+    frame = found_frame(found, k, ends, tolerance)
+    places = [_place(found.run, rank) for rank in frame["rank"]]
+    reached = [row for row, place in enumerate(places) if 0 <= place < found.run.size]
     vectors = torch.full(
         (len(frame), operator.shape[0]), torch.nan, dtype=operator.dtype, device=operator.device
     )
-    vectors[reached] = run.ritz_vectors([places[row] for row in reached])
+    vectors[reached] = found.vectors([places[row] for row in reached])
     return Eigenpairs(frame, vectors)
 
 

@@ -6,7 +6,7 @@ from itertools import islice
 import pandas
 from torch import Tensor
 
-from gradscope.curvature.extremes import ENDS, converged_run
+from gradscope.curvature.extremes import ENDS, Found, converged_run
 from gradscope.curvature.lanczos import Lanczos
 from gradscope.curvature.operators import Operator
 from gradscope.curvature.settled import settled, small_residuals
@@ -57,7 +57,7 @@ def extreme_eigenvalues(
             than a restarted run needs; `start` is no vector of the operator's; the operator is not symmetric.
         FloatingPointError: A product is not finite.
     """
-    run = converged_run(
+    found = converged_run(
         operator,
         k,
         ends=ends,
@@ -68,37 +68,50 @@ def extreme_eigenvalues(
         start=start,
         callback=callback,
     )
-    return eigenvalue_frame(run, k, ends, tolerance)
+    return found_frame(found, k, ends, tolerance)
+
+
+def found_frame(found: Found, k: int, ends: str, tolerance: float) -> pandas.DataFrame:
+    """The rows of `extreme_eigenvalues`, read off its runs."""
+    rows = [
+        row
+        for end in ENDS[ends]
+        for row in _rows(found.run, end, k, tolerance, found.products, found.certain[end])
+    ]
+    return pandas.DataFrame([found.run.operator.conditions | row for row in rows])
 
 
 def eigenvalue_frame(run: Lanczos, k: int, ends: str, tolerance: float) -> pandas.DataFrame:
-    """The rows of `extreme_eigenvalues`, read off its run."""
-    rows = [row for end in ENDS[ends] for row in _rows(run, end, k, tolerance)]
+    """Rows as of `extreme_eigenvalues`, read off one run: no second start has confirmed their ranks."""
+    rows = [row for end in ENDS[ends] for row in _rows(run, end, k, tolerance, run.steps, run.size)]
     return pandas.DataFrame([run.operator.conditions | row for row in rows])
 
 
-def _rows(run: Lanczos, end: int, k: int, tolerance: float) -> list[dict[str, object]]:
+def _rows(
+    run: Lanczos, end: int, k: int, tolerance: float, products: int, confirmed: int
+) -> list[dict[str, object]]:
     values, residuals = run.ritz()
     certain, smallness = settled(run, end, tolerance), small_residuals(run, end, tolerance)
+    certain[confirmed:] = False
     rows = []
     found = zip(values[::-end], residuals[::-end], smallness, certain, strict=True)
     for index, (value, residual, small, converged) in enumerate(islice(found, k)):
         why = (
-            "a value further out has not converged, or may be repeated, so the rank is not certain"
+            "its rank is not certain: a value further out has not converged, or may be repeated or missed"
             if small
             else f"residual above {tolerance:g} of the largest absolute value, or a tenth of its own"
         )
-        reason = "" if converged else f"{why}, after {run.steps} products (max_products)"
-        rows.append(_row(run, end * (index + 1), float(value), float(residual), bool(converged), reason))
+        reason = "" if converged else f"{why}, after {products} products (max_products)"
+        rows.append(_row(products, end * (index + 1), float(value), float(residual), bool(converged), reason))
     nan = float("nan")
     for index in range(len(rows), min(k, run.operator.shape[0])):
-        reason = f"not reached within {run.steps} products (max_products)"
-        rows.append(_row(run, end * (index + 1), nan, nan, False, reason))
+        reason = f"not reached within {products} products (max_products)"
+        rows.append(_row(products, end * (index + 1), nan, nan, False, reason))
     return rows
 
 
 def _row(
-    run: Lanczos, rank: int, value: float, residual: float, converged: bool, reason: str
+    products: int, rank: int, value: float, residual: float, converged: bool, reason: str
 ) -> dict[str, object]:
     return {
         "quantity": "eigenvalue",
@@ -111,5 +124,5 @@ def _row(
         "converged": converged,
         "status": "ok" if converged else "unconverged",
         "reason": reason,
-        "products": run.steps,
+        "products": products,
     }

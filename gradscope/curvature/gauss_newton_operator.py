@@ -39,44 +39,63 @@ class GaussNewtonOperator(JacobianOperator):
                     with shifted(self.parameters, signed * vector), torch.no_grad():
                         ends.append(self.problem.outputs(inputs))
                 outputs = self.problem.outputs(inputs)
-                _, _, middle = self._at_outputs(outputs.detach(), inputs, targets)
+                _, _, middle = self._at_outputs(outputs.detach(), inputs, targets, closed=False)
                 weights = middle((ends[0] - ends[1]) / (2 * step))
                 if outputs.requires_grad:
                     total += flat(grad(outputs, parameters, weights, allow_unused=True), parameters)
         return total
 
     def _at_outputs(
-        self, outputs: Tensor, inputs: Any, targets: Tensor | None
+        self, outputs: Tensor, inputs: Any, targets: Tensor | None, *, closed: bool = True
     ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-        """The batch's share of the loss, its derivative by the outputs, and products with its Hessian by them."""
+        """The batch's share of the loss, its derivative by the outputs, and products with its Hessian by them.
+
+        These are by closed form where there is one and `closed` allows it.
+        """
         outputs.requires_grad_(True)
         value = _with_outputs(self.problem, outputs).value(inputs, targets)
         if not value.requires_grad:
             return value, torch.zeros_like(outputs), torch.zeros_like
         weight = 1 / self.problem.examples if self.problem.reduction == "mean" else 1.0
-        closed = next((form for loss, form in _CLOSED_FORMS if loss is self.problem.loss), None)
+        form = next((f for loss, f in _CLOSED_FORMS if closed and loss is self.problem.loss), None)
         with second_derivative_errors():
-            (slope,) = grad(value, outputs, create_graph=closed is None)
-        if closed is not None:
-            return value, slope, partial(closed, outputs.detach(), weight)
+            (slope,) = grad(value, outputs, create_graph=form is None)
+        if form is not None and targets is not None:
+            return value, slope, form(outputs.detach(), targets, weight)
         return value, slope.detach(), partial(_second_derivative, slope, outputs)
 
 
-def _softmax_cross_entropy(outputs: Tensor, weight: float, change: Tensor) -> Tensor:
-    """(diag(p) - p p^T) times the change, for each example."""
-    weighted = outputs.softmax(dim=1) * change
-    return weight * (weighted - outputs.softmax(dim=1) * weighted.sum(dim=1, keepdim=True))
+def _softmax_cross_entropy(
+    outputs: Tensor, targets: Tensor, weight: float
+) -> Callable[[Tensor], Tensor]:
+    """m (diag(p) - p p^T) times the change, for each example; m is what its targets sum to."""
+    probabilities = outputs.softmax(dim=1)
+    if targets.is_floating_point():
+        mass = targets.detach().sum(dim=1, keepdim=True)
+    else:
+        mass = (targets != IGNORED).to(outputs.dtype)[:, None]
+
+    def multiply(change: Tensor) -> Tensor:
+        weighted = probabilities * change
+        return weight * mass * (weighted - probabilities * weighted.sum(dim=1, keepdim=True))
+
+    return multiply
 
 
-def _half_squared_error(outputs: Tensor, weight: float, change: Tensor) -> Tensor:
-    return weight * change
+def _half_squared_error(
+    outputs: Tensor, targets: Tensor, weight: float
+) -> Callable[[Tensor], Tensor]:
+    return lambda change: weight * change
 
 
-_CLOSED_FORMS: list[tuple[Callable[..., Tensor], Callable[[Tensor, float, Tensor], Tensor]]] = [
+IGNORED = -100
+"""The class index whose examples torch's cross-entropy leaves out."""
+
+_CLOSED_FORMS = [
     (LOSSES["cross_entropy"], _softmax_cross_entropy),
     (LOSSES["half_squared_error"], _half_squared_error),
 ]
-"""For these losses: H_l times a change of the outputs."""
+"""For these losses, given outputs, targets and a weight: products with the weighted H_l."""
 
 
 def _second_derivative(slope: Tensor, outputs: Tensor, change: Tensor) -> Tensor:

@@ -40,18 +40,21 @@ class HessianOperator(ProblemOperator):
         self._compared = False
 
     def graph(self, inputs: Any, targets: Tensor | None) -> BatchGraph:
-        parameters, loss = list(self.parameters.values()), None
         if self.engine != "double backward":
             try:
-                few = None if self._compared else loss_of_few(self.problem, inputs, targets)
-                if few is not None:
-                    self._compare(few, parameters)
-                loss = self.problem.value(inputs, targets)
-                self._compare(loss, parameters)
-                return RuledGraph(loss, parameters)
+                return self._ruled(inputs, targets)
             except NoRule as reason:
                 self._fall_back(str(reason))
-        return GradientGraph(self.problem.value(inputs, targets) if loss is None else loss, parameters)
+        return GradientGraph(self.problem.value(inputs, targets), list(self.parameters.values()))
+
+    def _ruled(self, inputs: Any, targets: Tensor | None) -> RuledGraph:
+        parameters = list(self.parameters.values())
+        few = None if self._compared else loss_of_few(self.problem, inputs, targets)
+        if few is not None:
+            self._compare(few, parameters)
+        loss = self.problem.value(inputs, targets)
+        self._compare(loss, parameters)
+        return RuledGraph(loss, parameters)
 
     def _compare(self, loss: Tensor, parameters: list[nn.Parameter]) -> None:
         """Look once whether the rules are right for this network."""

@@ -1,5 +1,8 @@
 """Lanczos: a small matrix whose eigenvalues approach the operator's extreme ones."""
 
+import copy
+from typing import Self
+
 import numpy
 import torch
 from scipy.linalg import block_diag
@@ -9,7 +12,6 @@ from gradscope.curvature.basis import Basis
 from gradscope.curvature.basis import dot as dot
 from gradscope.curvature.basis import norm as norm
 from gradscope.curvature.operators import Operator
-from gradscope.curvature.orthogonality import Drift
 
 
 class Solved:
@@ -36,9 +38,6 @@ class Lanczos:
         operator: Symmetric, [P, P].
         seed: Of the random starting vectors.
         start: First starting vector, [P]; random when None.
-        partial: Make a new vector orthogonal only before its products with the others can reach a quarter of the
-            square root of eps (`Drift`): T is as accurate as ever, |A u - theta u| for a Ritz vector u only to
-            that times |A|. None: for vectors in float32 of 1 MiB or more, where reading the basis shows.
         capacity: Most vectors the basis may hold; when it is full, `restart` before the next step. P when
             None.
 
@@ -46,7 +45,6 @@ class Lanczos:
         steps: Number of products made.
         block_start: Index of the first vector of the current block.
         restarts: Number of restarts.
-        reorthogonalised: In how many steps the new vector was made orthogonal to all others.
         closed_ends: Smallest and largest Ritz value of the block that closed last; None before.
         exhausted: Whether the basis spans the whole space, so that T is the operator itself.
         largest: Largest absolute Ritz value seen so far.
@@ -66,7 +64,6 @@ class Lanczos:
         seed: int = 0,
         start: Tensor | None = None,
         capacity: int | None = None,
-        partial: bool | None = None,
     ) -> None:
         if not operator.symmetric:
             raise ValueError("Lanczos needs a symmetric operator; this one says symmetric=False.")
@@ -74,7 +71,6 @@ class Lanczos:
         self.operator = operator
         self.steps = 0
         self.restarts = 0
-        self.reorthogonalised = 0
         self.block_start = 0
         self.closed_ends: tuple[float, float] | None = None
         self.exhausted = size == 0
@@ -83,9 +79,6 @@ class Lanczos:
         self._matrix = numpy.zeros((0, 0))
         self._couplings = numpy.zeros(0)
         self._lost = numpy.zeros(0)
-        if partial is None:
-            partial = operator.dtype == torch.float32 and size >= 2**18
-        self._drift = Drift(torch.finfo(operator.dtype).eps) if partial else None
         self._scale = 0.0
         self._solved: tuple[int, Solved] | None = None
         self._generator = torch.Generator().manual_seed(seed)
@@ -94,12 +87,12 @@ class Lanczos:
     @property
     def size(self) -> int:
         """Number of basis vectors, m; the number of products as long as there was no restart."""
-        return len(self._basis)
+        return len(self._matrix)
 
     @property
     def full(self) -> bool:
         """Whether the basis has no room for another vector."""
-        return self.size == self._basis.capacity
+        return len(self._basis) == self._basis.capacity
 
     @property
     def scale(self) -> float:
@@ -132,7 +125,9 @@ class Lanczos:
         self._extend(alpha)
         remainder = torch.add(product, current, alpha=-alpha)
         self._basis.subtract(remainder, self._couplings)
-        beta = self._made_orthogonal(remainder)
+        components, beta = self._orthogonalise(remainder)
+        cut = self.block_start
+        self._matrix[:cut, -1] = self._matrix[-1, :cut] = components[:cut]
         self._scale = max(self._scale, beta)
         self._couplings = numpy.zeros(self.size)
         if self.size == self.operator.shape[0]:
@@ -156,8 +151,11 @@ class Lanczos:
 
     def ritz_vectors(self, places: list[int]) -> Tensor:
         """Ritz vectors, [len(places), P], of the values at these places of `ritz()`; each of length 1."""
-        vectors = self._basis.combined(self._solve().vectors[:, places])
-        return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        return self._combined(self._solve().vectors[:, places])
+
+    def kept_vectors(self, places: list[int]) -> Tensor:
+        """Vectors that a `renewed` run keeps, [len(places), P], in the order it was given them; each of length 1."""
+        return self._combined(numpy.eye(self.size)[:, places])
 
     def blocks(self) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
         """Ritz values of the closed blocks, and those of the open block with their bounds; ascending."""
@@ -187,12 +185,30 @@ class Lanczos:
         self._basis.rotate(turn[:, keep])
         self._solved = None
         self.restarts += 1
-        if self._drift is not None:
-            self._drift.restart()
         self.block_start = int(keep_closed.sum())
 
+    def renewed(self, keep: numpy.ndarray) -> Self:
+        """A run that starts anew, from a random vector orthogonal to some of the Ritz vectors, and keeps those.
+
+        It takes the basis over: this run keeps its values, and can neither go on nor give vectors.
+
+        Args:
+            keep: Which of the Ritz values, a mask in the order of `ritz()`.
+        """
+        solved, other = self._solve(), copy.copy(self)
+        other._basis.rotate(solved.vectors[:, keep])
+        other._matrix = numpy.diag(solved.values[keep])
+        other._couplings = numpy.zeros(len(other._matrix))
+        other._lost = solved.bounds[keep] - self.noise
+        other._solved = None
+        other.restarts += 1
+        other.block_start, other.closed_ends = other.size, None
+        other._next, other._length = other._fresh()
+        self._basis = Basis(self.operator.shape[0], self.operator.dtype, self.operator.device, capacity=0)
+        return other
+
     def _extend(self, alpha: float) -> None:
-        m = self.size
+        m = self.size + 1
         matrix = numpy.zeros((m, m))
         matrix[:-1, :-1] = self._matrix
         matrix[-1, :-1] = matrix[:-1, -1] = self._couplings
@@ -206,6 +222,10 @@ class Lanczos:
         self.closed_ends = float(values[0]), float(values[-1])
         self.block_start = self.size
         self._next, self._length = self._fresh()
+
+    def _combined(self, weights: numpy.ndarray) -> Tensor:
+        vectors = self._basis.combined(weights)
+        return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
 
     def _solve(self) -> Solved:
         if self._solved is None or self._solved[0] != self.steps:
@@ -224,27 +244,9 @@ class Lanczos:
         )
         return Solved(values, vectors, residuals + self.noise)
 
-    def _made_orthogonal(self, remainder: Tensor) -> float:
-        """What a product left, orthogonal to the basis as far as need be, in place; its length."""
-        if self._drift is not None:
-            beta = norm(remainder)
-            scale = max(self._scale, beta)
-            # Near the end of a block, and after it, nothing may be left to an estimate of rounding.
-            if self.block_start > 0 or beta <= 1e-3 * scale:
-                self._drift.restart()
-            elif self._drift.orthogonal_enough(self._matrix, beta, scale):
-                return beta
-        self.reorthogonalised += 1
-        components, beta = self._orthogonalise(remainder)
-        cut = self.block_start
-        self._matrix[:cut, -1] = self._matrix[-1, :cut] = components[:cut]
-        if self._drift is not None and beta > 0:
-            self._drift.made_orthogonal(self.size, beta, max(self._scale, beta))
-        return beta
-
     def _orthogonalise(self, vector: Tensor) -> tuple[numpy.ndarray, float]:
         """Take the part within the basis out of `vector`, in place; its components, and the length of what is left."""
-        total, length = numpy.zeros(self.size), 0.0
+        total, length = numpy.zeros(len(self._basis)), 0.0
         for _ in range(3):
             components = self._basis.remove_from(vector)
             total += components

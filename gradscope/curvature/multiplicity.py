@@ -14,13 +14,14 @@ def ranks_known(run: Lanczos, end: int, tolerance: float) -> int:
     Args:
         run: A run of which at least one block closed.
         end: 1 for the largest values, -1 for the smallest.
-        tolerance: Residual below which the open block's outermost value is taken as known.
+        tolerance: Residual, as a share of the largest absolute value, below which the open block's outermost
+            value is taken as known, if it is below a tenth of its own as well.
     """
     closed, opened, bounds = run.blocks()
     known = 0
     if len(opened):
         edge, bound = end * opened[::-end][0], bounds[::-end][0]
-        if bound <= tolerance:
+        if bound <= tolerance * run.largest and bound <= max(abs(edge) / 10, 10 * run.noise):
             known = int((end * closed >= edge - run.noise).sum()) + 1
     if run.closed_ends is not None:
         last = end * run.closed_ends[0 if end < 0 else 1]

@@ -40,7 +40,7 @@ class Operator(ABC):
         """A times each row of [k, P], as rows of [k, P]; dtype and device are the operator's."""
 
     def matvec(self, vector: Tensor) -> Tensor:
-        """A v, shape [P].
+        """A v, shape [P], as it comes out: entries may be infinite or NaN where the matrix has such.
 
         Raises:
             ValueError: `vector` is not of shape [P].
@@ -51,7 +51,7 @@ class Operator(ABC):
         return self._rows(vector[None])[0]
 
     def matmat(self, matrix: Tensor) -> Tensor:
-        """A V, shape [P, k]: all k columns go through each batch together.
+        """A V, shape [P, k], as it comes out: all k columns go through each batch together.
 
         Raises:
             ValueError: `matrix` is not of shape [P, k].
@@ -62,7 +62,7 @@ class Operator(ABC):
         return self._rows(matrix.T).T
 
     def quadratic(self, vector: Tensor) -> Tensor:
-        """v^T A v, a float64 scalar."""
+        """v^T A v, a float64 scalar, as it comes out."""
         return torch.dot(vector.to(self.device, torch.float64), self.matvec(vector).double())
 
     def dense(self, *, allow_large: bool = False) -> Tensor:
@@ -70,6 +70,7 @@ class Operator(ABC):
 
         Raises:
             ValueError: P is over 5000 and `allow_large` is not set.
+            FloatingPointError: An entry is not finite; a matrix of NaN would look like a result.
         """
         size = self.shape[0]
         if size > DENSE_LIMIT and not allow_large:
@@ -83,14 +84,20 @@ class Operator(ABC):
             rows = torch.zeros(stop - start, size, dtype=self.dtype, device=self.device)
             rows.diagonal(start).fill_(1)
             matrix[:, start:stop] = self._rows(rows).T
+            if not matrix[:, start:stop].isfinite().all():
+                raise FloatingPointError(
+                    f"dense() forms a finite matrix, but entries of {self!r} are not: {self.not_finite()}"
+                )
         return matrix
 
     def to_scipy(self) -> "LinearOperator":
         """The operator for SciPy's solvers; vectors travel through the CPU."""
+        import numpy
         from scipy.sparse.linalg import LinearOperator
 
         def multiply(array):  # type: ignore[no-untyped-def]
-            columns = torch.as_tensor(array.reshape(self.shape[0], -1))
+            # Reversed arrays have negative strides, which tensors have not.
+            columns = torch.as_tensor(numpy.ascontiguousarray(array.reshape(self.shape[0], -1)))
             return self.matmat(columns).cpu().numpy().reshape(array.shape)
 
         numpy_dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
@@ -98,6 +105,10 @@ class Operator(ABC):
         return LinearOperator(
             self.shape, matvec=multiply, rmatvec=transposed, matmat=multiply, dtype=numpy_dtype
         )
+
+    def not_finite(self) -> str:
+        """Why entries may not be finite, and what to do, as a sentence for errors."""
+        return "look at where its entries come from."
 
     def close(self) -> None:  # noqa: B027  (most operators keep nothing)
         """Free what is kept between products; a later product builds it anew."""

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.curvature.coupling import CouplingOperator
+from gradscope.curvature.culprits import not_finite_part
 from gradscope.curvature.gradient_graph import exact_derivatives, saved_bytes
 from gradscope.curvature.missing_derivatives import recurrent_by_torch
 from gradscope.curvature.operators import Operator
 from gradscope.curvature.partition import Partition, members, partition
 from gradscope.curvature.preconditioning import Diagonal, diagonal_of
 from gradscope.curvature.selection import Selection, select
+from gradscope.instruments.dense_parts import dense_parts
+from gradscope.instruments.renormalised import renormalising_refused
 from gradscope.problem import Problem
 
 
@@ -51,7 +54,8 @@ class ProblemOperator(Operator):
         retained: Whether graphs are kept between products; None before the first one.
 
     Raises:
-        ValueError: Parameters of several dtypes or devices; a preconditioner that does not fit.
+        ValueError: Parameters of several dtypes or devices, complex or without entries; a preconditioner that
+            does not fit. Products: a parameter was replaced since, or the forward pass writes to one.
     """
 
     title: ClassVar[str]
@@ -66,6 +70,12 @@ class ProblemOperator(Operator):
         precondition: Diagonal = None,
         budget_bytes: int = 2**30,
     ) -> None:
+        unlike = [name for name, parameter in parameters.items() if not parameter.is_floating_point()]
+        if unlike:
+            raise ValueError(
+                f"The {self.title} is a real matrix, but {', '.join(unlike)} is {parameters[unlike[0]].dtype}. Leave "
+                "it out with parameters=, or hold real and imaginary parts as two real parameters."
+            )
         kinds = {(parameter.dtype, parameter.device) for parameter in parameters.values()}
         if len(kinds) > 1:
             raise ValueError(
@@ -74,7 +84,13 @@ class ProblemOperator(Operator):
                 "Select some with parameters=."
             )
         dtype, device = kinds.pop()
-        super().__init__(sum(parameter.numel() for parameter in parameters.values()), dtype, device)
+        size = sum(parameter.numel() for parameter in parameters.values())
+        if size == 0:
+            raise ValueError(
+                f"The {self.title} needs at least one entry, but {', '.join(parameters)} hold none. Select others "
+                "with parameters=."
+            )
+        super().__init__(size, dtype, device)
         self.problem = problem
         self.parameters = dict(parameters)
         self.weight_decay = weight_decay
@@ -89,6 +105,7 @@ class ProblemOperator(Operator):
         self._roots = None if self.diagonal is None else self.diagonal.rsqrt().to(device, dtype)
         self._graphs: list[BatchGraph] = []
         self._stamp: tuple[Any, ...] | None = None
+        self._shapes = [parameter.shape for parameter in self.parameters.values()]
 
     @abstractmethod
     def graph(self, inputs: Any, targets: Tensor | None) -> BatchGraph:
@@ -168,6 +185,9 @@ class ProblemOperator(Operator):
             self._on([n for n in self.parameters if n in {*first, *second}]), first, second
         )
 
+    def not_finite(self) -> str:
+        return not_finite_part(self.problem)
+
     def close(self) -> None:
         self._graphs = []
         self._stamp = None
@@ -230,23 +250,44 @@ class ProblemOperator(Operator):
 
     @contextmanager
     def prepared(self) -> Iterator[nn.Module]:
-        """The problem's model, ready to be measured, with no gradients but the operator's."""
+        """The problem's model, ready to be measured, with no gradients but the operator's.
+
+        Raises:
+            ValueError: A parameter is no longer the model's, or no longer what it was; the forward pass wrote
+                to one.
+        """
+        self._same_parameters()
         chosen = {id(parameter) for parameter in self.parameters.values()}
-        with self.problem.prepared() as model, recurrent_by_torch(model, self.device):
+        with (
+            self.problem.prepared() as model,
+            recurrent_by_torch(model, self.device),
+            renormalising_refused(model, self.title),
+        ):
             for parameter in model.parameters():
                 parameter.requires_grad_(id(parameter) in chosen)
             yield model
 
+    def _same_parameters(self) -> None:
+        """Raise where a parameter has been replaced, of which the matrix would be zero."""
+        held = {id(parameter) for parameter in self.problem.model.parameters()}
+        for (name, parameter), shape in zip(self.parameters.items(), self._shapes, strict=True):
+            kind = parameter.dtype, parameter.device, parameter.shape
+            if id(parameter) not in held or kind != (self.dtype, self.device, shape):
+                raise ValueError(
+                    f"{name} is no longer the parameter that this {self.title} was made for: it was replaced, "
+                    "reparametrised, moved or cast since. Make the operator anew."
+                )
+
     def _checksum(self) -> tuple[Any, ...]:
         model = self.problem.model
         with torch.no_grad():
-            tensors = [
-                tensor.detach() for tensor in (*model.parameters(), *model.buffers()) if tensor.numel()
-            ]
-            entries = [tensor.flatten()[:: max(1, tensor.numel() // 2)].double() for tensor in tensors]
+            tensors = [*model.parameters(), *model.buffers()]
+            parts = [part for tensor in tensors for part in dense_parts(tensor.detach()) if part.numel()]
+            entries = [part.flatten()[:: max(1, part.numel() // 2)].double() for part in parts]
             versions = sum(tensor._version for tensor in tensors)
             trainable = all(parameter.requires_grad for parameter in self.parameters.values())
-            return versions, trainable, self.problem.batch_norm_name, *torch.cat(entries).tolist()
+            held = hash(tuple(id(tensor) for tensor in tensors))
+            return versions, held, trainable, self.problem.batch_norm_name, *torch.cat(entries).tolist()
 
 
 def _nothing() -> int:

@@ -46,6 +46,8 @@ class RuledJacobianGraph:
         if not values.requires_grad:
             return
         reading = read(values, self.parameters)
+        if not reading.leaves:
+            return
         rules = [step.rule for step in reading.steps]
         for step in reading.steps:
             # Only maps whose transpose is their node hold on to it.
@@ -56,7 +58,11 @@ class RuledJacobianGraph:
                 rule.settle()
             self._plan = Plan(reading)
         self.bytes = self._plan_bytes(self._plan)
-        self._place = reading.steps[-1].results[values.output_nr]
+        if reading.steps:
+            self._place = reading.steps[-1].results[values.output_nr]
+        else:
+            # The values are a parameter themselves.
+            (self._place,) = reading.leaves.values()
 
     bytes = 0
     """Memory kept between products, parameters not counted."""

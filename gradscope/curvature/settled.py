@@ -21,5 +21,5 @@ def settled(run: Lanczos, end: int, tolerance: float) -> numpy.ndarray:
     """For each Ritz value, from the outermost inwards: has it converged, and is its rank certain?"""
     small = numpy.logical_and.accumulate(small_residuals(run, end, tolerance))
     if not run.exhausted and run.block_start > 0:
-        small[ranks_known(run, end, tolerance * run.largest) :] = False
+        small[ranks_known(run, end, tolerance) :] = False
     return small

@@ -129,8 +129,9 @@ def test_computed_anew_the_bytes_are_the_same(sections, name, tmp_path):
 
 def test_networks_are_trained_once_for_all_analyses(sections):
     kept = sorted(path.name for path in (Path(first_run()[0].name) / ".cache" / "networks").iterdir())
-    # ResNet-14 in three ways and with two branches a block, ResNet-8 with one and with two.
-    ways = {"resnet-14": 4, "resnet-8": 2}
+    # ResNet-14 in three ways and with two branches a block, ResNet-8 with one and with two; both kinds of eight layers
+    # once more at another rate, with batch normalisation and without.
+    ways = {"resnet-14": 4, "resnet-8": 4, "plain-8": 3}
     # Six kinds of networks at two depths, for each seed.
     straight = [name for name in kept if name.startswith("looks-linear")]
     assert len(straight) == 6 * 2 * 2
