@@ -89,8 +89,12 @@ def main(settings: Settings) -> Section:
 def claims(measured: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
     """The statistic of each claim, one value a seed: logarithms of ratios."""
 
+    largest = where(measured, quantity="lambda_max")
+    # One that has not converged is no number to compare, and leaves its seed without one.
+    largest = largest.assign(value=largest["value"].where(largest["status"] == "ok"))
+
     def top(network: str, state: str) -> pd.Series:
-        return per_seed(measured, network=network, state=state, quantity="lambda_max").map(np.log10)
+        return per_seed(largest, network=network, state=state).map(np.log10)
 
     def spread(network: str) -> pd.Series:
         square = per_seed(measured, network=network, state="trained", quantity="mean_square_eigenvalue")

@@ -54,7 +54,8 @@ READING = """
 The first picture asks how far gradient descent comes in a fixed number of steps with each rate of a grid. The excess
 is the loss above that of least squares, which no linear network can beat, over the same for predicting zero: 1 is
 where predicting nothing would leave it. Curves that end at the upper edge diverged. The paper's own grid of rates,
-number of steps and scale of small weights could not be confirmed; these are stated, not its.
+number of steps and scale of small weights could not be confirmed; these are stated, not its. Where a curve is lowest
+at the right edge of the grid, its network might have done better still with larger rates.
 
 The second follows the dense Hessian of the same kinds of networks along training. Near the minimum every
 over-parametrised linear network is singular, so condition numbers of all grow without bound in the end: compare them

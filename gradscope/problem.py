@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from gradscope.instruments.batch_norm import MODES, batch_norm, described
 from gradscope.instruments.quiet import left_as_found, random_state_kept
+from gradscope.instruments.single_precision import SinglePrecision, is_half
 
 Batch = tuple[Any, Tensor | None]
 
@@ -49,7 +50,8 @@ class Problem:
     """What every study is asked about: network + data + per-example loss.
 
     Args:
-        model: Any eager `nn.Module`. In half precision a float32 copy is measured instead.
+        model: Any eager `nn.Module`. Of one in half precision a float32 copy is measured, which follows the model as
+            far as version counters tell of changes.
         data: `(x, y)` (`x` a tensor or a dict), `x` alone (where no loss is needed), a dict batch with
             its targets under `labels`, or a re-iterable of any of these. A `DataSet` stands for its training pair.
             A tuple of two tensors is always `(x, y)`, so write `list(x.split(64))` for batches of inputs: a list of
@@ -87,8 +89,7 @@ class Problem:
             raise ValueError(f"reduction is 'mean' or 'sum', got {reduction!r}.")
         if batch_norm not in MODES:
             raise ValueError(f"batch_norm is one of {', '.join(MODES)}, got {batch_norm!r}.")
-        halved = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters())
-        self.model = copy.deepcopy(model).float() if halved else model
+        self._model = SinglePrecision(model) if is_half(model) else model
         with random_state_kept():
             self.data, lengths = _checked(data)
         self.examples, self._batches = sum(lengths), len(lengths)
@@ -102,6 +103,15 @@ class Problem:
             f"Problem({type(self.model).__name__}, examples={self.examples}, batches={self._batches}, "
             f"loss={self.loss_name!r}, reduction={self.reduction!r}, batch_norm={self.batch_norm!r})"
         )
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is measured: the one given, or the float32 copy, brought up to date."""
+        return self._model.up_to_date() if isinstance(self._model, SinglePrecision) else self._model
+
+    @model.setter
+    def model(self, model: nn.Module) -> None:
+        self._model = model
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:

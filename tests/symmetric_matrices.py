@@ -51,6 +51,17 @@ SPECTRA: dict[str, Tensor] = {
 }
 """Name -> all eigenvalues."""
 
+HIDING: dict[str, tuple[Tensor, float]] = {
+    "pairs": (torch.cat([repeated((2.0, 2), (1.5, 2), (1.0, 2), (0.7, 3)), 0.3 * semicircle(40)]), 1e-3),
+    "fours": (torch.cat([1 + 1e-9 * torch.arange(4).double(), torch.linspace(-0.5, 0.5, 60).double()]), 1e-3),
+    "zero point": (
+        repeated(*((sign * value, 6) for value in (3.0, 1.2, 0.5, 0.1) for sign in (1, -1))),
+        1e-3,
+    ),
+    "crowded": (semicircle(80), 1e-2),
+}
+"""Name -> all eigenvalues, and a tolerance at which one Krylov space passes some of the outermost over."""
+
 
 class Diagonal(Operator):
     """A diagonal matrix, for sizes at which a dense one takes too long."""

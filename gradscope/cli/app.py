@@ -187,6 +187,7 @@ def curvature(
         str, typer.Option(help="Which parameters: globs or module paths, separated by commas.")
     ] = "",
     by: Annotated[str, typer.Option(help="Blocks too: layer, block, stage or parameter.")] = "",
+    couplings: Annotated[bool, typer.Option(help="Norms between all pairs of these blocks too.")] = False,
     minibatches: Annotated[str, typer.Option(help="Sizes of minibatches to compare with, such as 16,64.")] = "",
     out: Out = None,
 ) -> None:
@@ -197,7 +198,7 @@ def curvature(
 
         verb.curvature(
             Asked("curvature", model, data, data_root, weights, epochs, examples, seed, out),
-            verb.Looking(k, steps, learning_rate, parameters, by, minibatches),
+            verb.Looking(k, steps, learning_rate, parameters, by, minibatches, couplings),
         )
 
 

@@ -29,6 +29,7 @@ class Looking:
         parameters: Globs or module paths, separated by commas; empty for all.
         by: Also blocks of this kind; empty for none.
         minibatches: Sizes of minibatches, separated by commas; empty for none.
+        couplings: Also the norms between all pairs of these blocks.
     """
 
     k: int
@@ -37,6 +38,7 @@ class Looking:
     parameters: str = ""
     by: str = ""
     minibatches: str = ""
+    couplings: bool = False
 
 
 def curvature(asked: Asked, looking: Looking) -> None:
@@ -45,6 +47,8 @@ def curvature(asked: Asked, looking: Looking) -> None:
         raise ValueError(f"--by is one of {', '.join(BY)}, got {looking.by!r}.")
     if looking.learning_rate < 0:
         raise ValueError(f"--learning-rate is above 0, got {looking.learning_rate}.")
+    if looking.couplings and not looking.by:
+        raise ValueError("--couplings are those between blocks: say which with --by, such as --by block.")
     sizes = _sizes(looking.minibatches)
     model, data = prepared(asked)
     frame = curvature_study(
@@ -52,7 +56,7 @@ def curvature(asked: Asked, looking: Looking) -> None:
         k=looking.k,
         learning_rate=looking.learning_rate or None,
         by=looking.by or None,
-        coupling=bool(looking.by),
+        coupling=looking.couplings,
         sizes=sizes,
         draws=MINIBATCHES,
         parameters=[part.strip() for part in looking.parameters.split(",") if part.strip()] or None,

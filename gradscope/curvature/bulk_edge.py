@@ -24,8 +24,8 @@ def bulk_edge_ratio(evidence: Evidence) -> Found:
     top = evidence.ranked(1)
     if top is None or not top.converged:
         return undefined("the largest eigenvalue has not converged")
-    if not top.value > 0:
-        return undefined(f"the largest eigenvalue, {top.value:.6g}, is not positive")
+    if not top.low > 0:
+        return undefined(f"the largest eigenvalue, {top.value:.6g}, is not positive beyond its error")
     known = list(
         takewhile(lambda value: _seen(value, top), (evidence.ranked(r) for r in range(1, RANKS + 1)))
     )

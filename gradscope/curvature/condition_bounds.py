@@ -9,12 +9,17 @@ RESOLVED = 0.1
 
 
 def kappa_lower(evidence: Evidence) -> Found:
-    """The lower bound of a run."""
+    """The lower bound of a run; the number itself, with its upper end, where the run left nothing out."""
     if evidence.run is None:
         return undefined("is read off a Lanczos run: pass the operator")
     bound, steps = lower_bound(evidence.run), evidence.run.steps
     if bound == 0:
         return undefined(f"no non-zero eigenvalue was found in {steps} products")
+    if evidence.run.exhausted:
+        sizes, noise = numpy.abs(evidence.run.ritz()[0]), evidence.run.noise
+        smallest = float(sizes.min()) - noise
+        high = (float(sizes.max()) + noise) / smallest if smallest > 0 else float("inf")
+        return Found(bound, bound, high, reason=f"of all eigenvalues, from {steps} products")
     return Found(bound, bound, float("inf"), reason=f"a lower bound, from {steps} products")
 
 

@@ -102,6 +102,12 @@ def of_run(
     return Evidence(frame=eigenvalue_frame(run, RANKS, "both", tolerance), run=run)
 
 
+def confirmed(frame: pandas.DataFrame, by: pandas.DataFrame) -> pandas.DataFrame:
+    """Rows of one run, and in the place of those whose ranks a second start has looked at, these."""
+    others = frame[~frame["rank"].isin(by["rank"])]
+    return pandas.concat([by, others], ignore_index=True)
+
+
 def of_values(eigenvalues: Any) -> Evidence:
     """All eigenvalues, as they were given.
 

@@ -99,8 +99,11 @@ def _ranks(evidence: Evidence, *ranks: int) -> list[Eigenvalue] | Found:
 def _ratio(above: Eigenvalue, below: Eigenvalue, which: str) -> Found:
     if not below.value > 0:
         return undefined(f"the {which} eigenvalue, {below.value:.6g}, is not positive")
-    high = above.high / below.low if below.low > 0 else float("inf")
-    return _marked(Found(above.value / below.value, above.low / below.high, high), above, below)
+    if not below.low > 0:
+        ends = f"[{below.low:.3g}, {below.high:.3g}]"
+        return undefined(f"the {which} eigenvalue, {below.value:.6g} in {ends}, may be zero")
+    ratio = Found(above.value / below.value, above.low / below.high, above.high / below.low)
+    return _marked(ratio, above, below)
 
 
 def _marked(found: Found, *used: Eigenvalue) -> Found:

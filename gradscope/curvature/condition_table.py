@@ -4,8 +4,11 @@ import pandas
 
 from gradscope.curvature.condition import check_positive, evaluate
 from gradscope.curvature.condition_definitions import DEFINITIONS
-from gradscope.curvature.condition_evidence import Evidence, of_dense, of_run
+from gradscope.curvature.condition_evidence import Evidence, confirmed, of_dense, of_run
+from gradscope.curvature.eigenvalues import extreme_eigenvalues
 from gradscope.curvature.operators import Operator
+
+OUTERMOST = 5
 
 
 def condition_numbers(
@@ -21,16 +24,18 @@ def condition_numbers(
 ) -> pandas.DataFrame:
     """Every definition of a condition number on one operator: they disagree, and each says what it is for.
 
-    One Lanczos run serves all. Up to P = 5000 all eigenvalues are computed besides, by P products, and
-    the definitions that eigenvalues decide are exact; `kappa_lower` and `kappa_resolved` are the run's.
+    Up to P = 5000 all eigenvalues are computed, by P products, and the definitions that eigenvalues decide are
+    exact. Else a run that ends when the five outermost at each end have converged and a second start has
+    confirmed their ranks serves these. `kappa_lower` and `kappa_resolved` come from a run of their own, which
+    goes on to the last product.
 
     Args:
         operator: Symmetric, [P, P].
         learning_rate: For `learning_rate_product`, positive; None leaves it undefined.
         damping: For `damped` and `gauss_newton_damped`, positive; None leaves them undefined.
         tolerance: When an eigenvalue has converged, as in `extreme_eigenvalues`.
-        max_products: Steps of the run; where the Krylov space or the memory holds fewer, so many.
-        max_basis_bytes: Memory for the run, one vector of [P] a step.
+        max_products: Of each run; where the Krylov space or the memory holds fewer, so many.
+        max_basis_bytes: Memory for a run, one vector of [P] a step.
         dense: False spares the P products: what needs all eigenvalues is then undefined.
         seed: Of the run's start.
 
@@ -40,7 +45,7 @@ def condition_numbers(
         (what it takes, and when it cannot be had). "undefined" with NaN where it cannot be had here.
 
     Raises:
-        ValueError: learning_rate or damping is not positive; no room for a vector; not symmetric.
+        ValueError: learning_rate or damping is not positive; no room for 14 vectors where P > 5000; not symmetric.
         FloatingPointError: A product is not finite.
     """
     check_positive({"learning_rate": learning_rate, "damping": damping})
@@ -51,6 +56,16 @@ def condition_numbers(
     )
     known.spectrum, known.eps = everything.spectrum, everything.eps
     known.why_not_all = everything.why_not_all
+    if known.spectrum is None and known.frame is not None:
+        outermost = extreme_eigenvalues(
+            operator,
+            OUTERMOST,
+            tolerance=tolerance,
+            max_products=max_products,
+            max_basis_bytes=max_basis_bytes,
+            seed=seed,
+        )
+        known.frame = confirmed(known.frame, outermost)
     rows = [
         {"quantity": "condition_number", "unit": "1", "definition": name}
         | vars(evaluate(name, known, learning_rate, damping))

@@ -1,6 +1,6 @@
 """Who is to blame when an operator fails its checks, and what to do about it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,14 +62,20 @@ def not_finite_part(problem: Problem) -> str:
     return "outputs are finite, so it is the loss or a derivative: a logarithm of 0, or a square root at 0."
 
 
-def wrong_layer(model: nn.Module, own: Sequence[str] = ()) -> str:
+def wrong_layer(model: nn.Module, own: Sequence[str] = (), reduced: Sequence[str] = ()) -> str:
     """Which module may have a wrong second derivative.
 
     Args:
         model: The network.
         own: Names of the custom autograd functions it runs.
+        reduced: Types of half precision that parts of it are computed in.
     """
-    normalised = [name or "the model" for name, module in model.named_modules() if _weight_normalised(module)]
+    if reduced:
+        return (
+            f"part of the network is computed in {', '.join(reduced)}, and what rounding leaves is no derivative. "
+            "Take autocast, or the cast, out of its forward while measuring."
+        )
+    normalised = weight_normalised(model, model.parameters())
     if normalised:
         return (
             f"{', '.join(normalised)} is parametrised, and torch's second derivative of weight_norm is wrong by "
@@ -85,6 +91,21 @@ def wrong_layer(model: nn.Module, own: Sequence[str] = ()) -> str:
         "some layer has a wrong second derivative, or the point lies on a kink or a jump of the network. Freeze "
         "layers one by one with parameters=... to find it."
     )
+
+
+def weight_normalised(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[str]:
+    """Names of the modules with torch's weight_norm, of whose lengths or directions some are among the parameters."""
+    wanted = {id(parameter) for parameter in parameters}
+    return [
+        name or "the model"
+        for name, module in model.named_modules()
+        if _weight_normalised(module)
+        and any(
+            id(parameter) in wanted
+            for part, parameter in module.named_parameters()
+            if part.startswith("parametrizations.") or part.endswith(("_g", "_v"))
+        )
+    ]
 
 
 def _weight_normalised(module: nn.Module) -> bool:

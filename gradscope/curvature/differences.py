@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from gradscope.curvature.gradient_graph import exact_derivatives, plain_gradient, split
+from gradscope.curvature.gradient_graph import add_gradient, exact_derivatives, split
+from gradscope.curvature.missing_derivatives import nodes_behind
 
 if TYPE_CHECKING:
     from gradscope.curvature.problem_operator import ProblemOperator
@@ -26,6 +27,7 @@ def loss_and_gradient(
     """
     loss = torch.zeros((), dtype=torch.float64, device=operator.device)
     gradient = torch.zeros(operator.shape[0], dtype=operator.dtype, device=operator.device)
+    parameters = list(operator.parameters.values())
     with exact_derivatives(operator.device), operator.prepared():
         torch.rand(1, device=operator.device)
         torch.rand(1)
@@ -34,7 +36,7 @@ def loss_and_gradient(
             loss += value.detach()
             if visit is not None:
                 visit(value)
-            gradient += plain_gradient(value, list(operator.parameters.values()))
+            add_gradient(value, parameters, gradient)
     return loss, gradient
 
 
@@ -61,18 +63,21 @@ def shifted(parameters: Mapping[str, nn.Parameter], shift: Tensor) -> Iterator[N
 
 def own_functions(value: Tensor) -> list[str]:
     """Names of the custom autograd functions, others than torch brings along, in the graph of a value."""
-    waiting: list[Any] = [value.grad_fn]
-    seen: set[Any] = set(waiting)
     found: set[str] = set()
-    while waiting:
-        node = waiting.pop()
-        if node is None:
-            continue
+    for node in nodes_behind(value):
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             function = getattr(node, "_forward_cls", type(node))
             if function.__module__.partition(".")[0] != "torch":
                 found.add(function.__name__)
-        new = [operand for operand, _ in node.next_functions if operand not in seen]
-        seen.update(new)
-        waiting.extend(new)
+    return sorted(found)
+
+
+def reduced_precision(value: Tensor) -> list[str]:
+    """The types of half precision in which parts of the graph of a value are computed."""
+    found = {
+        str(metadata.dtype)
+        for node in nodes_behind(value)
+        for metadata in node._input_metadata
+        if metadata.dtype in (torch.float16, torch.bfloat16)
+    }
     return sorted(found)

@@ -40,7 +40,7 @@ def extreme_eigenpairs(
     start: Tensor | None = None,
     callback: Callable[[Lanczos], None] | None = None,
 ) -> Eigenpairs:
-    """The k algebraically largest and smallest eigenvalues with their eigenvectors, by one Lanczos run.
+    """The k algebraically largest and smallest eigenvalues with their eigenvectors, by Lanczos.
 
     Arguments, values and errors are those of `extreme_eigenvalues`. The vectors take memory for one row of
     length P each, beside the basis. To follow a network along its training, hand the vectors of one step to

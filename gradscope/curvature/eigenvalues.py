@@ -25,7 +25,7 @@ def extreme_eigenvalues(
     start: Tensor | None = None,
     callback: Callable[[Lanczos], None] | None = None,
 ) -> pandas.DataFrame:
-    """The k algebraically largest and smallest eigenvalues, by one Lanczos run.
+    """The k algebraically largest and smallest eigenvalues, by Lanczos.
 
     Args:
         operator: Symmetric, [P, P]. All eigenvalues are given where P is smaller than asked.
@@ -39,18 +39,20 @@ def extreme_eigenvalues(
             vectors and goes on (thick restart).
         seed: Of the random start.
         start: Where to start from: one vector, [P], or several, [k, P], such as the eigenvectors of the
-            same network some training steps ago: a third fewer products for one value, a fifth for five.
+            same network some training steps ago, which saves products.
         callback: Called with the run after each product, for progress.
 
     Returns:
         One row per eigenvalue: `quantity` ("eigenvalue"), `unit`, `rank` (1, 2, ... from the top,
         -1, -2, ... from the bottom), `value`, `low` and `high` (value minus and plus the residual:
         some eigenvalue lies between), `residual`, `converged`, `status` ("ok" or "unconverged"),
-        `reason`, `products`. A row is converged only if those further out are, for else its rank is
-        not certain. Ranks of eigenvalues closer together than their residuals may be exchanged, or one
-        of them missing. From one start a repeated eigenvalue counts once; copies are found, and waited
-        for, where the Krylov space closes (structured operators, the zero operator among them). In
-        float32 that may go unnoticed, when the last coupling is above 256 eps of the largest.
+        `reason`, `products`. A converged value is within `tolerance` times the largest absolute value of
+        the eigenvalue of its rank, copies counted. That is confirmed by a second start from a random
+        vector orthogonal to those found (not where only rank 1 is asked for, or was reached): its
+        outermost value must lie further in, with a residual below a quarter of the distance, or have
+        converged itself. What a random vector knows nothing of stays unseen, so this is no proof; it
+        costs products, for which a quarter of `max_products` is kept. A row is converged only if those
+        further out are.
 
     Raises:
         ValueError: k, ends, tolerance or a limit makes no sense; fewer vectors fit into `max_basis_bytes`

@@ -11,9 +11,12 @@ from gradscope.curvature.multiplicity import ranks_known
 from gradscope.curvature.operators import Operator
 from gradscope.curvature.settled import settled
 from gradscope.curvature.thick_restart import restart, vectors_held
-from gradscope.curvature.warm_start import warm_start
+from gradscope.curvature.warm_start import RANDOM_SHARE, warm_start
 
 ENDS = {"both": (1, -1), "largest": (1,), "smallest": (-1,)}
+
+FIRST_SHARE = 0.75
+"""Of the products, what the first run may use while values are missing; the rest is for confirming those it has."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,15 @@ def converged_run(
         )
     wanted, size = ENDS[ends], operator.shape[0]
     capacity = vectors_held(k, wanted, size, size * operator.dtype.itemsize, max_basis_bytes)
+    # The outermost value of a random start is as certain as that of a second one; so is one half random.
+    own = 1 if start is None or k == 1 else 0
     if start is not None:
-        start = warm_start(operator, start, seed)
+        start = warm_start(operator, start, seed, 1.0 if k == 1 else RANDOM_SHARE)
     run = Lanczos(operator, seed=seed, start=start, capacity=capacity)
 
-    def proceed(run: Lanczos, shown: Lanczos, done: Callable[[], bool]) -> bool:
+    def proceed(run: Lanczos, shown: Lanczos, limit: int, done: Callable[[], bool]) -> None:
         check_at = run.steps + 1
-        while not run.exhausted and run.steps < max_products:
+        while not run.exhausted and run.steps < limit:
             if run.full:
                 restart(run, k, wanted)
             run.step()
@@ -83,48 +88,58 @@ def converged_run(
             if run.steps >= check_at:
                 check_at = run.steps + _pause(run.size, size)
                 if done():
-                    return True
-        return done()
+                    break
+
+    def counts(run: Lanczos) -> dict[int, int]:
+        return {end: min(k, int(settled(run, end, tolerance).sum())) for end in wanted}
 
     def all_settled(run: Lanczos) -> bool:
-        return all(settled(run, end, tolerance)[:k].sum() == k for end in wanted)
+        return min(counts(run).values()) == min(k, size)
 
-    if not proceed(run, run, lambda: all_settled(run)) or run.exhausted or run.block_start > 0:
-        sure = run.exhausted or run.block_start > 0
-        certain = {end: int(settled(run, end, tolerance).sum()) if sure else 0 for end in wanted}
-        return Found(run, run, None, certain, run.steps)
-    places = _outermost(run, k, wanted)
+    proceed(run, run, max(1, int(FIRST_SHARE * max_products)), lambda: all_settled(run))
+    if max(counts(run).values()) <= own or run.block_start > 0:
+        proceed(run, run, max_products, lambda: all_settled(run))
+    converged = counts(run)
+    if run.exhausted or run.block_start > 0 or max(converged.values()) <= own:
+        return Found(run, run, None, converged, run.steps)
+    values, places = run.ritz()[0], _outermost(run, k, wanted)
     keep = numpy.zeros(run.size, dtype=bool)
     keep[places] = True
+    sought = {end: min(converged[end], _clear(run, end, k, converged[end])) for end in wanted}
     second = run.renewed(keep)
-    known = {end: 0 for end in wanted}
 
-    def confirmed() -> bool:
-        known.update({end: ranks_known(second, end, tolerance) for end in wanted})
-        return min(known.values()) >= k
+    def known() -> dict[int, int]:
+        return {end: min(sought[end], max(own, ranks_known(second, end, tolerance))) for end in wanted}
 
-    proceed(second, run, confirmed)
-    if not _further_out(second, run, k, wanted):
-        return Found(run, second, places, {end: min(known[end], k) for end in wanted}, second.steps)
-    proceed(second, second, lambda: all_settled(second))
-    certain = {end: int(settled(second, end, tolerance).sum()) for end in wanted}
-    return Found(second, second, None, certain, second.steps)
+    def further_out() -> bool:
+        found, bounds = second.ritz()[0], run.ritz()[1]
+        return any(
+            bool((end * (found[::-end][:n] - values[::-end][:n]) > bounds[::-end][:n]).any())
+            for end, n in sought.items()
+        )
+
+    proceed(second, run, max_products, lambda: known() == sought)
+    if not further_out():
+        return Found(run, second, places, known(), second.steps)
+    proceed(second, second, max_products, lambda: all_settled(second))
+    return Found(second, second, None, counts(second), second.steps)
+
+
+def _clear(run: Lanczos, end: int, k: int, converged: int) -> int:
+    """How many of the outermost values lie further out than any that is kept unconverged can come to lie."""
+    values, bounds = run.ritz()
+    outwards = (end * values)[::-end]
+    if converged >= min(k, run.size):
+        return converged
+    reach = (outwards + bounds[::-end])[converged:k].max()
+    return int((outwards[:converged] >= reach).sum())
 
 
 def _outermost(run: Lanczos, k: int, ends: tuple[int, ...]) -> list[int]:
     """The places of the k outermost Ritz values at each end."""
-    top = range(run.size - k, run.size) if 1 in ends else range(0)
-    bottom = range(k) if -1 in ends else range(0)
+    top = range(max(0, run.size - k), run.size) if 1 in ends else range(0)
+    bottom = range(min(k, run.size)) if -1 in ends else range(0)
     return sorted({*top, *bottom})
-
-
-def _further_out(second: Lanczos, first: Lanczos, k: int, ends: tuple[int, ...]) -> bool:
-    """Whether one of the k outermost values at an end lies further out in the second run than it can by rounding."""
-    values, bounds = first.ritz()
-    found, _ = second.ritz()
-    return any(
-        bool((end * (found[::-end][:k] - values[::-end][:k]) > bounds[::-end][:k]).any()) for end in ends
-    )
 
 
 def _pause(vectors: int, size: int) -> int:

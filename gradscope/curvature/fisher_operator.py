@@ -32,7 +32,8 @@ class FisherOperator(JacobianOperator):
                 ends = []
                 for signed in (step, -step):
                     with shifted(self.parameters, signed * vector), torch.no_grad():
-                        ends.append(self.problem.losses(inputs, targets))
+                        # They may be a parameter itself, which is about to be moved.
+                        ends.append(self.problem.losses(inputs, targets).clone())
                 losses = self.problem.losses(inputs, targets)
                 weights = self._weighted((ends[0] - ends[1]) / (2 * step))
                 if losses.requires_grad:

@@ -37,27 +37,29 @@ class GaussNewtonOperator(JacobianOperator):
                 ends = []
                 for signed in (step, -step):
                     with shifted(self.parameters, signed * vector), torch.no_grad():
-                        ends.append(self.problem.outputs(inputs))
+                        # They may be a parameter itself, which is about to be moved.
+                        ends.append(self.problem.outputs(inputs).clone())
                 outputs = self.problem.outputs(inputs)
-                _, _, middle = self._at_outputs(outputs.detach(), inputs, targets, closed=False)
-                weights = middle((ends[0] - ends[1]) / (2 * step))
+                change = (ends[0] - ends[1]) / 2
+                slopes = [
+                    self._at_outputs(outputs.detach() + signed, inputs, targets)[1]
+                    for signed in (change, -change)
+                ]
+                weights = (slopes[0] - slopes[1]) / (2 * step)
                 if outputs.requires_grad:
                     total += flat(grad(outputs, parameters, weights, allow_unused=True), parameters)
         return total
 
     def _at_outputs(
-        self, outputs: Tensor, inputs: Any, targets: Tensor | None, *, closed: bool = True
+        self, outputs: Tensor, inputs: Any, targets: Tensor | None
     ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-        """The batch's share of the loss, its derivative by the outputs, and products with its Hessian by them.
-
-        These are by closed form where there is one and `closed` allows it.
-        """
+        """The batch's share of the loss, its derivative by the outputs, and products with its Hessian by them."""
         outputs.requires_grad_(True)
         value = _with_outputs(self.problem, outputs).value(inputs, targets)
         if not value.requires_grad:
             return value, torch.zeros_like(outputs), torch.zeros_like
         weight = 1 / self.problem.examples if self.problem.reduction == "mean" else 1.0
-        form = next((f for loss, f in _CLOSED_FORMS if closed and loss is self.problem.loss), None)
+        form = next((f for loss, f in _CLOSED_FORMS if loss is self.problem.loss), None)
         with second_derivative_errors():
             (slope,) = grad(value, outputs, create_graph=form is None)
         if form is not None and targets is not None:
@@ -65,9 +67,7 @@ class GaussNewtonOperator(JacobianOperator):
         return value, slope.detach(), partial(_second_derivative, slope, outputs)
 
 
-def _softmax_cross_entropy(
-    outputs: Tensor, targets: Tensor, weight: float
-) -> Callable[[Tensor], Tensor]:
+def _softmax_cross_entropy(outputs: Tensor, targets: Tensor, weight: float) -> Callable[[Tensor], Tensor]:
     """m (diag(p) - p p^T) times the change, for each example; m is what its targets sum to."""
     probabilities = outputs.softmax(dim=1)
     if targets.is_floating_point():
@@ -82,9 +82,7 @@ def _softmax_cross_entropy(
     return multiply
 
 
-def _half_squared_error(
-    outputs: Tensor, targets: Tensor, weight: float
-) -> Callable[[Tensor], Tensor]:
+def _half_squared_error(outputs: Tensor, targets: Tensor, weight: float) -> Callable[[Tensor], Tensor]:
     return lambda change: weight * change
 
 

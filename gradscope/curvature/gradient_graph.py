@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.autograd.graph import saved_tensors_hooks
 
-from gradscope.curvature.missing_derivatives import second_derivative_errors
+from gradscope.curvature.missing_derivatives import refuse_bias_alone, second_derivative_errors
+from gradscope.instruments.dense_parts import dense_parts
 
 
 class GradientGraph:
@@ -21,6 +22,9 @@ class GradientGraph:
     Args:
         loss: Scalar. One that depends on none of the parameters, or linearly, has zero products.
         parameters: Tensors to differentiate with respect to.
+
+    Raises:
+        ValueError: Some operation has no second derivative in torch, or a wrong one that is known.
     """
 
     def __init__(self, loss: Tensor, parameters: Sequence[Tensor]) -> None:
@@ -28,6 +32,7 @@ class GradientGraph:
         self.parameters = list(parameters)
         self.gradients: Sequence[Tensor | None] = [None] * len(self.parameters)
         if loss.requires_grad:
+            refuse_bias_alone(loss)
             with second_derivative_errors():
                 self.gradients = grad(loss, self.parameters, create_graph=True, allow_unused=True)
 
@@ -71,6 +76,16 @@ def plain_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     return flat(grad(loss, list(parameters), allow_unused=True), parameters)
 
 
+def add_gradient(loss: Tensor, parameters: Sequence[Tensor], total: Tensor) -> None:
+    """Add the gradient of a loss to `total`, [P], without a vector of its own."""
+    if not loss.requires_grad:
+        return
+    found = grad(loss, list(parameters), allow_unused=True)
+    for part, gradient in zip(split(total, parameters), found, strict=True):
+        if gradient is not None:
+            part.add_(gradient)
+
+
 @contextmanager
 def exact_derivatives(device: torch.device) -> Iterator[None]:
     """Gradients on, autocast and TF32 off, and attention by its differentiable kernel.
@@ -102,19 +117,20 @@ def saved_bytes(tensors: Iterable[Tensor], buffers: Iterable[Tensor]) -> Iterato
     Yields:
         A function that returns the bytes counted so far, each storage once.
     """
-    seen = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-    copied = {tensor.untyped_storage().data_ptr() for tensor in buffers}
+    seen = {part.untyped_storage().data_ptr() for tensor in tensors for part in dense_parts(tensor)}
+    copied = {part.untyped_storage().data_ptr() for tensor in buffers for part in dense_parts(tensor)}
     total = 0
 
     def pack(tensor: Tensor) -> Tensor:
         nonlocal total
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() in copied:
+        storages = [part.untyped_storage() for part in dense_parts(tensor)]
+        if any(storage.data_ptr() in copied for storage in storages):
             tensor = tensor.clone()
-            storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            total += storage.nbytes()
+            storages = [part.untyped_storage() for part in dense_parts(tensor)]
+        for storage in storages:
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                total += storage.nbytes()
         return tensor
 
     with saved_tensors_hooks(pack, as_it_is):
@@ -130,7 +146,7 @@ def flat(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Te
     """One tensor for each parameter as one vector, [P]; zeros where there is none."""
     return torch.cat(
         [
-            torch.zeros_like(parameter).flatten() if gradient is None else gradient.flatten()
+            torch.zeros_like(parameter).flatten() if gradient is None else gradient.to_dense().flatten()
             for gradient, parameter in zip(gradients, parameters, strict=True)
         ]
     )

@@ -9,7 +9,7 @@ from gradscope.curvature.differences import loss_and_gradient, shifted
 from gradscope.curvature.gradient_graph import GradientGraph
 from gradscope.curvature.problem_operator import BatchGraph, ProblemOperator
 from gradscope.curvature.r_operator import NoRule, RuledGraph
-from gradscope.curvature.r_operator.agreement import disagreement, loss_of_few
+from gradscope.curvature.r_operator.agreement import compared, loss_of_few
 from gradscope.problem import Problem
 
 
@@ -48,23 +48,21 @@ class HessianOperator(ProblemOperator):
         return GradientGraph(self.problem.value(inputs, targets), list(self.parameters.values()))
 
     def _ruled(self, inputs: Any, targets: Tensor | None) -> RuledGraph:
+        """One batch's graph by rules; the first time, once they were found right for this network."""
         parameters = list(self.parameters.values())
         few = None if self._compared else loss_of_few(self.problem, inputs, targets)
         if few is not None:
-            self._compare(few, parameters)
+            compared(few, parameters)
+            self._settle()
         loss = self.problem.value(inputs, targets)
-        self._compare(loss, parameters)
-        return RuledGraph(loss, parameters)
+        graph = RuledGraph(loss, parameters) if self._compared else compared(loss, parameters)
+        self._settle()
+        return graph
 
-    def _compare(self, loss: Tensor, parameters: list[nn.Parameter]) -> None:
-        """Look once whether the rules are right for this network."""
-        if not self._compared:
-            wrong = disagreement(loss, parameters)
-            if wrong:
-                raise NoRule(wrong)
-            self._compared = True
-            if self._asked == "auto":
-                self.engine, self.engine_reason = "rules", "every node has a rule"
+    def _settle(self) -> None:
+        self._compared = True
+        if self._asked == "auto":
+            self.engine, self.engine_reason = "rules", "every node has a rule"
 
     def _fall_back(self, reason: str) -> None:
         if self._asked == "rules":

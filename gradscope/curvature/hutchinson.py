@@ -23,6 +23,7 @@ class Hutchinson:
 
     Attributes:
         traces, squares: The estimates so far.
+        diagonal: Sum of z * A z, [P], whose mean over vectors estimates A's diagonal.
 
     Source:
         Hutchinson (1990): the variance of z^T A z is 2 (|A|_F^2 - sum_i A_ii^2).
@@ -32,6 +33,7 @@ class Hutchinson:
         self.operator = operator
         self.traces: list[float] = []
         self.squares: list[float] = []
+        self.diagonal = torch.zeros(operator.shape[0], dtype=operator.dtype, device=operator.device)
         self._generator = generator
         self._basis: Tensor | None = None
         self._known = 0.0, 0.0
@@ -55,6 +57,8 @@ class Hutchinson:
                 raise FloatingPointError(
                     "A product with the operator is not finite. Look for NaN or infinite parameters."
                 )
+            for one, other in zip(signs, images, strict=True):
+                self.diagonal.addcmul_(one, other)
             self.traces += traces.tolist()
             self.squares += squares.tolist()
         return signs, images
@@ -62,6 +66,18 @@ class Hutchinson:
     def samples(self) -> tuple[numpy.ndarray, numpy.ndarray]:
         """The estimates of tr A and tr A^2, [n] each, in float64."""
         return numpy.array(self.traces), numpy.array(self.squares)
+
+    def error_by_law(self) -> float:
+        """The standard error of the mean trace by the law of its variance; 0 with `deflate`, for which it is not.
+
+        |A|_F^2 - sum_i A_ii^2 is estimated by the variance of z_i (A z)_i, summed over rows. Where z^T A z takes
+        few values, ten of them may agree by luck and show no spread of their own; their rows do.
+        """
+        n = len(self.traces)
+        if self._basis is not None or n < 2:
+            return 0.0
+        spread = sum(self.squares) - inner_product(self.diagonal, self.diagonal) / n
+        return float(2 * max(0.0, spread) / (n - 1) / n) ** 0.5
 
 
 def _dots(left: Tensor, right: Tensor) -> numpy.ndarray:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import grad
 
 from gradscope.curvature.gradient_graph import flat, split
-from gradscope.curvature.missing_derivatives import second_derivative_errors
+from gradscope.curvature.missing_derivatives import refuse_bias_alone, second_derivative_errors
 
 
 class JacobianGraph:
@@ -46,6 +46,7 @@ class JacobianGraph:
         self.cotangent = torch.zeros_like(values, requires_grad=True)
         self.gradients: Sequence[Tensor | None] = [None] * len(self.parameters)
         if values.requires_grad:
+            refuse_bias_alone(values)
             with second_derivative_errors():
                 self.gradients = grad(
                     values, self.parameters, self.cotangent, create_graph=True, allow_unused=True

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from gradscope.curvature.jacobian_graph import JacobianGraph
+from gradscope.curvature.missing_derivatives import normalises_with_bias_alone
 from gradscope.curvature.problem_operator import BatchGraph, ProblemOperator
 from gradscope.curvature.r_operator import NoRule
-from gradscope.curvature.r_operator.agreement import EXAMPLES
+from gradscope.curvature.r_operator.agreement import few_of
 from gradscope.curvature.ruled_jacobian import RuledJacobianGraph
 
 
@@ -68,10 +69,13 @@ class JacobianOperator(ProblemOperator):
         parameters = list(self.parameters.values())
         graphs: list[BatchGraph] = [
             RuledJacobianGraph(*share, parameters),
-            JacobianGraph(*share, parameters),
         ]
-        vector = torch.randn(self.shape[0], generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-        vector = vector.to(self.device, self.dtype)
+        if normalises_with_bias_alone(share.values):
+            # Double backward itself is known to be wrong there.
+            return
+        graphs.append(JacobianGraph(*share, parameters))
+        vector = torch.randn(self.shape[0], generator=torch.Generator().manual_seed(2), dtype=self.dtype)
+        vector = vector.to(self.device)
         by_rules, by_taping = torch.zeros_like(vector), torch.zeros_like(vector)
         for graph, product in zip(graphs, (by_rules, by_taping), strict=True):
             graph.add_product(vector, product)
@@ -88,10 +92,11 @@ class JacobianOperator(ProblemOperator):
 
     def _share_of_few(self, inputs: Any, targets: Tensor | None) -> Share | None:
         """The share of a batch's first examples; None where it has no more, or cannot be cut."""
-        if not isinstance(inputs, Tensor) or targets is None or len(inputs) <= EXAMPLES:
+        few = few_of(inputs, targets)
+        if few is None:
             return None
         try:
-            return self.share(inputs[:EXAMPLES], targets[:EXAMPLES])
+            return self.share(*few)
         except Exception:
             # A user's network or loss may insist on the size of its batches, in any words.
             return None

@@ -101,8 +101,13 @@ class Lanczos:
 
     @property
     def noise(self) -> float:
-        """What rounding may hide: 16 eps |A| in the operator's dtype, and half as much for each restart."""
-        return (16 + 8 * self.restarts) * torch.finfo(self.operator.dtype).eps * self.scale
+        """What rounding may add to a residual: 32 eps |A| in the operator's dtype, and 8 more for each restart.
+
+        Twice what was found (at most 16, and 5 for each restart) by multiplying all Ritz vectors of runs of up to 150
+        products on fifteen kinds of dense matrices, P up to 1000. A product that rounds worse than that of a
+        dense matrix is not covered.
+        """
+        return (32 + 8 * self.restarts) * torch.finfo(self.operator.dtype).eps * self.scale
 
     def step(self) -> None:
         """One product, one more row of T.

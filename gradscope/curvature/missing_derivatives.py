@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _REMEDIES = (
     ("cudnn", "Run the recurrent layer with torch.backends.cudnn.flags(enabled=False)."),
@@ -48,6 +49,51 @@ def second_derivative_errors() -> Iterator[None]:
                 f"The operator needs a second derivative that torch does not have: {message} {remedy}"
             ) from error
         raise
+
+
+def nodes_behind(value: Tensor) -> Iterator[Any]:
+    """The nodes of the autograd graph of a value."""
+    waiting: list[Any] = [value.grad_fn]
+    seen: set[Any] = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node is None:
+            continue
+        yield node
+        new = [operand for operand, _ in node.next_functions if operand not in seen]
+        seen.update(new)
+        waiting.extend(new)
+
+
+def normalises_with_bias_alone(value: Tensor) -> str | None:
+    """The name of a node that normalises with a bias to be differentiated by and without a weight; None without.
+
+    Torch's second derivatives of such nodes lose the bias or raise an error of their own.
+    """
+    for node in nodes_behind(value):
+        if (
+            "NormBackward" not in node.name()
+            or len(node.next_functions) < 3
+            or not hasattr(node, "_saved_weight")
+        ):
+            continue
+        if node.next_functions[2][0] is not None and node._saved_weight is None:
+            return str(node.name())
+    return None
+
+
+def refuse_bias_alone(value: Tensor) -> None:
+    """Raise where double backward would lose a bias.
+
+    Raises:
+        ValueError: As `normalises_with_bias_alone` finds it.
+    """
+    name = normalises_with_bias_alone(value)
+    if name is not None:
+        raise ValueError(
+            f"The operator needs a second derivative that torch has wrong: {name} of a normalisation that has a bias "
+            "but no weight. Pass torch.ones(...) as its weight, or add the bias after it."
+        )
 
 
 @contextmanager

@@ -136,12 +136,14 @@ class MatrixOperator(Operator):
         matrix: Symmetric, shape [P, P], float32 or float64.
 
     Raises:
-        ValueError: `matrix` is not square, or not symmetric to 1e-4 (float32) or 1e-10 of its largest entry.
+        ValueError: `matrix` is not square, not finite, or not symmetric to 1e-4 (float32) or 1e-10 of its largest entry.
     """
 
     def __init__(self, matrix: Tensor) -> None:
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"MatrixOperator needs a square matrix, got shape {list(matrix.shape)}.")
+        if not matrix.isfinite().all():
+            raise ValueError("MatrixOperator needs a finite matrix, but entries are infinite or NaN.")
         tolerance = 1e-10 if matrix.dtype == torch.float64 else 1e-4
         asymmetry, scale = (matrix - matrix.T).abs().max(), matrix.abs().max()
         if asymmetry > tolerance * scale:

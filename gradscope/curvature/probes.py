@@ -41,18 +41,19 @@ def inner_product(left: Tensor, right: Tensor) -> float:
     return torch.dot(left.double(), right.double()).item()
 
 
-def mean_of(samples: numpy.ndarray, floor: float = -numpy.inf) -> dict[str, Any]:
+def mean_of(samples: numpy.ndarray, floor: float = -numpy.inf, least_error: float = 0.0) -> dict[str, Any]:
     """Mean over probes, its standard error, and the 95 % Student-t interval, not below `floor`.
 
     Args:
         samples: One estimate per probe along the first axis, at least two.
         floor: The least that the mean can truly be.
+        least_error: The least that the standard error can truly be.
 
     Returns:
         `value`, `low`, `high`, `standard_error`, each of the shape of one sample.
     """
     mean = samples.mean(axis=0)
-    error = samples.std(axis=0, ddof=1) / len(samples) ** 0.5
+    error = numpy.maximum(samples.std(axis=0, ddof=1) / len(samples) ** 0.5, least_error)
     reach = student.ppf(0.975, len(samples) - 1) * error
     low, high = numpy.maximum(mean - reach, floor), mean + reach
     return {"value": mean, "low": low, "high": high, "standard_error": error}
@@ -70,7 +71,9 @@ def mean_of_squares(samples: numpy.ndarray) -> dict[str, Any]:
     return {"value": mean, "low": mean / factor, "high": mean * factor, "standard_error": error}
 
 
-def participation_ratio_of(traces: numpy.ndarray, squares: numpy.ndarray) -> dict[str, Any]:
+def participation_ratio_of(
+    traces: numpy.ndarray, squares: numpy.ndarray, least_error: float = 0.0
+) -> dict[str, Any]:
     """(tr A)^2 / tr A^2 with its interval, from an estimate of both by each probe.
 
     The interval is that of tr A / |A|_F, by the delta method, squared: where the trace may be zero, it begins
@@ -79,6 +82,8 @@ def participation_ratio_of(traces: numpy.ndarray, squares: numpy.ndarray) -> dic
     Args:
         traces: Unbiased estimates of tr A, [n], n >= 2.
         squares: Unbiased estimates of tr A^2 by the same probes, [n].
+        least_error: The least that the standard error of the mean trace can truly be: where the spread of
+            `traces` gives a smaller one, the error of the ratio is raised by the same factor.
 
     Returns:
         `value`, `low`, `high`, `standard_error`, dimensionless, in [0, P]; `status` and `reason`: "undefined"
@@ -91,6 +96,8 @@ def participation_ratio_of(traces: numpy.ndarray, squares: numpy.ndarray) -> dic
     root = trace / square**0.5
     pulls = (traces - trace) / square**0.5 - root * (squares - square) / (2 * square)
     error = pulls.std(ddof=1) / len(pulls) ** 0.5
+    seen = traces.std(ddof=1) / len(traces) ** 0.5
+    error *= max(1.0, least_error / seen) if seen > 0 else 1.0
     reach = student.ppf(0.975, len(pulls) - 1) * error
     return {
         "value": max(0.0, root**2 - error**2),

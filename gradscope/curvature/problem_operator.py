@@ -16,7 +16,7 @@ from gradscope.curvature.operators import Operator
 from gradscope.curvature.partition import Partition, members, partition
 from gradscope.curvature.preconditioning import Diagonal, diagonal_of
 from gradscope.curvature.selection import Selection, select
-from gradscope.instruments.dense_parts import dense_parts
+from gradscope.curvature.stamp import Stamp, stamp
 from gradscope.instruments.renormalised import renormalising_refused
 from gradscope.problem import Problem
 
@@ -38,8 +38,8 @@ class ProblemOperator(Operator):
 
     With weight decay w and a preconditioner D the matrix is D^(-1/2) (A + w I) D^(-1/2).
 
-    Graphs kept between products are rebuilt when parameters or buffers changed since: their version
-    counters and three entries of each are compared (an edit of `.data` elsewhere goes unseen).
+    Graphs kept between products are rebuilt when what the loss is computed from changed since. What `stamp` cannot
+    see (an edit of `.data` elsewhere, a list changed in place, data behind a loader) asks for `close()`.
 
     Args:
         problem: What is differentiated.
@@ -104,7 +104,7 @@ class ProblemOperator(Operator):
             self.conditions["precondition"] = "diagonal"
         self._roots = None if self.diagonal is None else self.diagonal.rsqrt().to(device, dtype)
         self._graphs: list[BatchGraph] = []
-        self._stamp: tuple[Any, ...] | None = None
+        self._stamp: Stamp | None = None
         self._shapes = [parameter.shape for parameter in self.parameters.values()]
 
     @abstractmethod
@@ -217,7 +217,7 @@ class ProblemOperator(Operator):
     def for_each_batch(self, visit: Callable[[BatchGraph, bool], None]) -> None:
         """Call `visit(graph, kept)` with each batch's graph: kept, or built and freed in turn."""
         with exact_derivatives(self.device):
-            if self._graphs and self._stamp == self._checksum():
+            if self._graphs and self._stamp is not None and self._stamp.matches(stamp(self.problem)):
                 for graph in self._graphs:
                     visit(graph, True)
             else:
@@ -246,7 +246,7 @@ class ProblemOperator(Operator):
                 del graph
         self.retained = keep
         if keep:
-            self._graphs, self._stamp = kept, self._checksum()
+            self._graphs, self._stamp = kept, stamp(self.problem)
 
     @contextmanager
     def prepared(self) -> Iterator[nn.Module]:
@@ -277,17 +277,6 @@ class ProblemOperator(Operator):
                     f"{name} is no longer the parameter that this {self.title} was made for: it was replaced, "
                     "reparametrised, moved or cast since. Make the operator anew."
                 )
-
-    def _checksum(self) -> tuple[Any, ...]:
-        model = self.problem.model
-        with torch.no_grad():
-            tensors = [*model.parameters(), *model.buffers()]
-            parts = [part for tensor in tensors for part in dense_parts(tensor.detach()) if part.numel()]
-            entries = [part.flatten()[:: max(1, part.numel() // 2)].double() for part in parts]
-            versions = sum(tensor._version for tensor in tensors)
-            trainable = all(parameter.requires_grad for parameter in self.parameters.values())
-            held = hash(tuple(id(tensor) for tensor in tensors))
-            return versions, held, trainable, self.problem.batch_norm_name, *torch.cat(entries).tolist()
 
 
 def _nothing() -> int:

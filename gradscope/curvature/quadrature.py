@@ -21,6 +21,9 @@ class Recurrence:
 
     Vectors are not scaled to length 1, since that would be one more pass over their entries a step: T is
     corrected for their lengths instead. Some entries of `betas` are negative, which changes no quadrature.
+
+    Attributes:
+        closed: Whether the Krylov space is exhausted, so that the nodes are eigenvalues but for `rounding`.
     """
 
     length: float
@@ -29,6 +32,7 @@ class Recurrence:
     betas: list[float] = field(default_factory=list)
     first_beta: float = 0.0
     closed: bool = False
+    rounding: float = 0.0
 
     def advance(self, product: Tensor, current: Tensor, previous: Tensor) -> None:
         """Take in `product`, A times `current`, and write the next vector over `previous`; all are [P]."""
@@ -50,8 +54,9 @@ class Recurrence:
         if len(self.alphas) == 1:
             self.first_beta = beta
         largest = max(beta, *map(abs, (*self.alphas, *self.betas)))
-        if beta <= 64 * torch.finfo(product.dtype).eps * largest:
-            self.closed = True
+        rounding = 64 * torch.finfo(product.dtype).eps * largest
+        if beta <= rounding:
+            self.closed, self.rounding = True, rounding
             return
         self.betas.append(math.copysign(beta, scale))
         self.previous_length, self.length = self.length, length

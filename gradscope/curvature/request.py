@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from gradscope.curvature.problem_operator import ProblemOperator
 from gradscope.curvature.selection import Selection, select
@@ -25,7 +26,7 @@ def requested(
         title: What the operator is called.
 
     Raises:
-        ValueError: An unknown check, a loss of each example alone, or nothing is selected.
+        ValueError: An unknown check, a loss of each example alone, lazy parameters, or nothing is selected.
     """
     problem = as_problem(problem)
     if check not in CHECKS:
@@ -34,6 +35,12 @@ def requested(
         raise ValueError(
             f"batch_norm='own' defines a gradient for each example, not a loss that has a {title}. "
             "Use batch_norm='train' (statistics differentiated through), 'frozen' or 'running'."
+        )
+    lazy = [name for name, p in problem.model.named_parameters() if is_lazy(p)]
+    if lazy:
+        raise ValueError(
+            f"The {title} needs parameters with entries, but {', '.join(lazy)} of a lazy module have no shape yet. "
+            "Run the model once on a batch."
         )
     return problem, select(problem.parameters, parameters, model=problem.model)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 Pattern = str | type[nn.Module]
 Selection = Pattern | Sequence[Pattern] | Callable[[str, nn.Parameter], bool] | None
@@ -24,6 +24,11 @@ def select(
     Raises:
         ValueError: A pattern, or all of them together, selects nothing; something else than these.
     """
+    if isinstance(wanted, nn.Module | Tensor):
+        raise ValueError(
+            f"parameters= takes names, and was given {_named(wanted, parameters, model)}. A module's path or a "
+            "parameter's name selects it."
+        )
     if wanted is None:
         chosen = dict(parameters)
     elif callable(wanted) and not isinstance(wanted, type):
@@ -60,9 +65,11 @@ def _matching(parameters: Mapping[str, nn.Parameter], pattern: Pattern, model: n
             )
         return found
     if not (isinstance(pattern, type) and issubclass(pattern, nn.Module)):
+        known = isinstance(pattern, nn.Module | Tensor)
+        told = _named(pattern, parameters, model) if known else repr(pattern)
         raise ValueError(
             "parameters= takes names, globs, module paths, types of modules such as nn.Conv2d, or "
-            f"f(name, parameter) -> bool; got {pattern!r}."
+            f"f(name, parameter) -> bool; got {told}."
         )
     modules = [] if model is None else [m for m in model.modules() if isinstance(m, pattern)]
     inside = {id(parameter) for module in modules for parameter in module.parameters()}
@@ -74,6 +81,13 @@ def _matching(parameters: Mapping[str, nn.Parameter], pattern: Pattern, model: n
             f"{', '.join(holding) or 'none'}."
         )
     return found
+
+
+def _named(thing: nn.Module | Tensor, parameters: Mapping[str, nn.Parameter], model: nn.Module | None) -> str:
+    """A module or a parameter that was given in place of its name."""
+    modules = {} if model is None else dict(model.named_modules())
+    names = [name for name, known in (*modules.items(), *parameters.items()) if known is thing and name]
+    return f"a {type(thing).__name__}" + (f" whose name is {names[0]!r}" if names else "")
 
 
 def _further_names(parameters: Mapping[str, nn.Parameter], model: nn.Module | None) -> dict[str, str]:

@@ -9,8 +9,12 @@ from scipy.stats import t as student
 from gradscope.curvature.quadrature import Recurrence
 
 
-def share_below(run: Recurrence, threshold: float) -> tuple[float, float, float]:
+def share_below(
+    run: Recurrence, threshold: float, *, with_threshold: bool = False
+) -> tuple[float, float, float]:
     """Weight of one probe's spectral measure below `threshold`: the quadrature's own, and bounds on the true one.
+
+    An eigenvalue at the threshold, to within rounding, counts with `with_threshold` alone.
 
     Of all measures with the moments that the quadrature knows, the share below x lies between the weights of
     the nodes below x and those up to x, in the quadrature that has a node at x (Gauss-Radau). The bounds meet
@@ -23,7 +27,10 @@ def share_below(run: Recurrence, threshold: float) -> tuple[float, float, float]
         Chebyshev, Markov, Stieltjes; Golub and Meurant (2010), Matrices, Moments and Quadrature, chapter 6.
     """
     nodes, weights = run.quadrature()
-    value = float(weights[nodes < threshold].sum())
+    if with_threshold:
+        value = float(weights[nodes <= threshold + run.rounding].sum())
+    else:
+        value = float(weights[nodes < threshold - run.rounding].sum())
     if run.closed:
         return value, value, value
     nodes, weights = _with_node(run, threshold)
@@ -43,15 +50,15 @@ def share_row(runs: list[Recurrence], below: float | None, above: float | None) 
     if below is not None:
         bounds += [share_below(run, below) for run in runs]
     if above is not None:
-        beneath = numpy.array([share_below(run, above) for run in runs])
+        beneath = numpy.array([share_below(run, above, with_threshold=True) for run in runs])
         bounds += 1 - beneath[:, [0, 2, 1]]
     value, least, most = bounds.mean(axis=0)
     error, error_low, error_high = bounds.std(axis=0, ddof=1) / len(runs) ** 0.5
     reach = student.ppf(0.975, len(runs) - 1)
     row: dict[str, Any] = {
-        "value": value,
-        "low": max(0.0, least - reach * error_low),
-        "high": min(1.0, most + reach * error_high),
+        "value": min(1.0, max(0.0, value)),
+        "low": min(1.0, max(0.0, least - reach * error_low)),
+        "high": min(1.0, max(0.0, most + reach * error_high)),
         "standard_error": error,
     }
     if most - least > max(0.01, value / 10):

@@ -50,8 +50,9 @@ def restart(run: Lanczos, k: int, ends: tuple[int, ...]) -> None:
     inwards = {end: numpy.argsort(-end * values, kind="stable") for end in ends}
     for order in inwards.values():
         keep[order[:k]] = True
-    target = int(keep.sum() + KEPT * (len(values) - keep.sum()))
-    target = min(target, len(values) - 2)
+    # One for each end at least: while values are confirmed, the k outermost stand still, and this one does not.
+    spare = max(int(KEPT * (len(values) - keep.sum())), len(ends))
+    target = min(int(keep.sum()) + spare, len(values) - 2)
     queues = [iter(order[order >= len(closed)]) for order in inwards.values()]
     while keep.sum() < target and queues:
         for queue in list(queues):

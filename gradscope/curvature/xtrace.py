@@ -45,6 +45,12 @@ class XTrace:
     def vectors(self) -> int:
         return len(self._triangle)
 
+    def whole(self) -> tuple[float, float] | None:
+        """tr A and tr A^2, exact, where the images' span is the whole space; else None."""
+        if self.vectors < self.operator.shape[0]:
+            return None
+        return float(self._inside.trace()), float(self._squared.trace())
+
     def add(self, signs: Tensor, images: Tensor) -> None:
         """Take in test vectors and the operator's products with them, [k, P] each; costs k products."""
         coefficients = torch.zeros(self.vectors, len(signs), dtype=torch.float64)
@@ -96,6 +102,22 @@ class XTrace:
         lengths = _columns(triangle, triangle)
         squares = _pseudo_values(directions, overlaps, squared, inside @ triangle, lengths)
         return traces.numpy(), squares.numpy()
+
+
+def share_outside(images: Tensor) -> float:
+    """How much of each image lies outside of the span of the others: squared lengths, their mean's share, in [0, 1].
+
+    Rows A z of [k, P], k >= 2. XTrace's variance is about this share of Hutchinson's from as many vectors, which
+    costs no product to know.
+    """
+    table = _block(images, images)
+    lengths = table.diagonal()
+    if not lengths.max() > 0:
+        return 0.0
+    # Enough for rounding not to make dependent images negative, and too little to matter for any others.
+    raised = table + 1e-6 * lengths.max() * torch.eye(len(table), dtype=torch.float64)
+    outside = 1 / torch.linalg.inv(raised).diagonal()
+    return min(1.0, float(outside.mean() / lengths.mean()))
 
 
 def _pseudo_values(

@@ -9,16 +9,20 @@ import numpy
 import torch
 from torch import nn
 
+from gradscope.instruments.dense_parts import same_numbers
+from gradscope.instruments.renormalised import renormalising_weights
+
 
 @contextmanager
 def left_as_found(model: nn.Module) -> Iterator[None]:
     """Put back modes, buffers, `requires_grad`, `.grad` and random states on leaving.
 
-    Values of parameters are not copied: whatever changes them has to undo it itself. `.grad` is put
-    back as the object it was; code inside the block calls `torch.autograd.grad`, never `.backward()`.
+    Values of parameters are not copied: whatever changes them has to undo it itself. Weights of embeddings with
+    `max_norm` are, since their forward passes write to them. `.grad` is put back as the object it was; code inside
+    the block calls `torch.autograd.grad`, never `.backward()`.
 
     Args:
-        model: Any module. Buffers are cloned, so the block costs their memory once.
+        model: Any module. Buffers, of any layout, are cloned, so the block costs their memory once.
 
     Example:
         >>> with left_as_found(model):
@@ -31,6 +35,7 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         for module in model.modules()
         for name, buffer in module._buffers.items()
     ]
+    rewritten = [(weight, weight.detach().clone()) for weight in renormalising_weights(model).values()]
     momenta = [
         (module, module.momentum)
         for module in model.modules()
@@ -48,11 +53,17 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
             for module, momentum in momenta:
                 module.momentum = momentum
             with torch.no_grad():
-                for module, name, buffer, value in buffers:
+                for module, name, buffer, _ in buffers:
                     module._buffers[name] = buffer
-                    # Writing also what has not changed would spoil a user's graph that holds the buffer.
-                    if buffer is not None and value is not None and not torch.equal(buffer, value):
-                        buffer.copy_(value)
+                copies = [
+                    (buffer, value)
+                    for _, _, buffer, value in buffers
+                    if buffer is not None and value is not None
+                ]
+                for tensor, value in [*copies, *rewritten]:
+                    # Writing also what has not changed would spoil a user's graph that holds the tensor.
+                    if not same_numbers(tensor, value):
+                        tensor.copy_(value)
 
 
 @contextmanager

@@ -185,7 +185,7 @@ class CurvatureObserver:
     def _outermost(self, operator: ProblemOperator, rate: float | None) -> Rows:
         found = extremes(operator, self.k, self.budget, known=self._known(None, operator))
         self._vectors[None] = found.vectors
-        products, known = found.products, of_lanczos(found.run, self.budget.tolerance)
+        products, known = found.products, of_lanczos(found, self.budget.tolerance)
         rows = eigenvalue_rows(found.frame)
         rows += condition_rows(known, [*self._of_ends(), "kappa_lower"]) + rate_rows(known, rate, self.limit)
         operator.close()

@@ -11,14 +11,23 @@ AT_THE_EDGE = 0.05
 """A product of learning rate and eigenvalue this near to the limit, relative to it, is called at the edge."""
 NEARLY_CONVEX, SADDLE = 0.01, 0.5
 """|lambda_min| / lambda_max: below the first nearly convex, above the second a saddle."""
-FEW_DIRECTIONS = 0.01
-"""A participation ratio below this share of the parameters is called few directions."""
+FEW_DIRECTIONS, FEW = 0.01, 2.0
+"""A participation ratio below this share of the parameters, or this number, is called few directions."""
+MANY = 10.0
+"""And from here on many."""
+ROUNDING = 1e-6
+"""Participation ratios are compared with 0 and 1 to within this."""
 APART = 5.0
 """lambda_1 / lambda_5 above this is called set apart."""
 BIASED = 1.1
 """Minibatch eigenvalues larger than this times the full ones are called too large."""
 FEW_EXAMPLES = 512
 """With fewer examples than this, and no minibatches measured, a warning is given."""
+OF_EIGENVALUES = (
+    *("lambda_max", "lambda_min", "eigenvalue", "learning_rate_product", "condition_number", "coupling"),
+    *("lambda_max_ratio", "lambda_min_ratio"),
+)
+"""Quantities that rest on single eigenvalues; the rest are sums, with confidence intervals."""
 
 Row = dict[Any, Any]
 
@@ -48,7 +57,7 @@ def curvature_reading(frame: "pd.DataFrame") -> str:
             f"{len(top)}. Filter it to one condition."
         )
     sentences = _of_largest(frame, top[0])
-    if top[0]["value"] > 0:
+    if _positive(top[0]):
         sentences += _of_negative(frame) + _of_dominance(frame)
     sentences += _of_condition(frame) + _of_data(frame, top[0]) + _of_convergence(frame)
     return "\n".join(sentences)
@@ -75,33 +84,65 @@ def _between(row: Row) -> str:
     return f"{row['value']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
 
 
+def _positive(row: Row) -> bool:
+    """Whether an eigenvalue, or an unconverged bound on it, is positive beyond its error."""
+    return bool(row["low"] > 0 or (row["status"] != "ok" and row["value"] > 0.1 * (row["high"] - row["low"])))
+
+
 def _of_largest(frame: "pd.DataFrame", top: Row) -> list[str]:
     value = top["value"]
     if math.isnan(value):
         return [f"The largest eigenvalue is {top['status']}: {top['reason']}."]
-    if value == 0:
-        return [
-            "The largest eigenvalue is zero: to second order the loss is flat in every direction that was tried."
-        ]
-    if value < 0:
-        return [f"The largest eigenvalue is {_between(top)}: no direction curves upwards."]
-    least = "" if top["status"] == "ok" else " at least, for it has not converged,"
-    said = [f"The largest eigenvalue is{least} {_between(top)}."]
+    if not _positive(top):
+        return _of_none_upwards(_known(frame, "lambda_min"), top)
+    open_end = top["status"] != "ok"
+    said = f"The largest eigenvalue is {_between(top)}."
+    if open_end:
+        ends = f"[{top['low']:.4g}, {top['high']:.4g}]"
+        said = (
+            f"The largest eigenvalue has not converged: it is {value:.4g} or larger, and one lies in {ends}."
+        )
     product, limit = _known(frame, "learning_rate_product"), _known(frame, "stability_limit")
     if product is None or limit is None:
+        most = "at most " if open_end else ""
         return [
-            f"{said[0]} Gradient descent without momentum is stable along its direction up to a learning rate of "
-            f"{2 / value:.3g}, which is 2 / lambda_max."
+            f"{said} Gradient descent without momentum is stable along its direction up to a learning rate of "
+            f"{most}{2 / value:.3g}, which is 2 / lambda_max."
         ]
     share = product["value"] / limit["value"]
     told = f"Times the learning rate it is {product['value']:.3g}, and the limit of stability {limit['value']:.3g}: "
-    if abs(share - 1) <= AT_THE_EDGE:
-        return [*said, told + "at the edge of stability, where full-batch training often settles."]
-    if share > 1:
-        return [*said, told + "above the edge, so steps along this direction grow until the curvature falls."]
+    if share > 1 + AT_THE_EDGE:
+        return [said, told + "above the edge, so steps along this direction grow until the curvature falls."]
+    if open_end:
+        return [said, told + "below the edge as far as is known, but the eigenvalue may be larger."]
+    if share >= 1 - AT_THE_EDGE:
+        return [said, told + "at the edge of stability, where full-batch training often settles."]
+    return [said, told + f"below the edge, which a rate {1 / share:.3g} times as large would reach."]
+
+
+def _of_none_upwards(lowest: Row | None, top: Row) -> list[str]:
+    """Where the largest eigenvalue is not positive beyond its error: a maximum, a plateau, or not known."""
     if top["status"] != "ok":
-        return [*said, told + "below the edge as far as is known, but the eigenvalue may be larger."]
-    return [*said, told + f"below the edge; the rate could be {1 / share:.3g} times as large."]
+        return [
+            f"The largest eigenvalue has not converged, {_between(top)}: whether any direction curves upwards is open."
+        ]
+    downwards = lowest is not None and lowest["high"] < 0
+    if top["high"] < 0:
+        return [
+            f"The largest eigenvalue is {_between(top)}: no direction curves upwards, and the loss is curved as "
+            "around a maximum."
+        ]
+    said = f"The largest eigenvalue is zero within its error, {_between(top)}"
+    if lowest is not None and downwards:
+        return [
+            f"{said}: no direction is seen to curve upwards. The smallest is {_between(lowest)}: the loss curves "
+            "downwards along its direction, as on a ridge or around a maximum."
+        ]
+    if lowest is None or lowest["status"] != "ok":
+        return [f"{said}: no direction is seen to curve upwards."]
+    return [
+        f"{said}, and so is the smallest: to second order the loss is flat in every direction that was tried."
+    ]
 
 
 def _of_negative(frame: "pd.DataFrame") -> list[str]:
@@ -109,9 +150,14 @@ def _of_negative(frame: "pd.DataFrame") -> list[str]:
     if ratio is None:
         return []
     lowest = _known(frame, "lambda_min")
-    if lowest is not None and lowest["value"] >= 0:
-        return [f"The smallest eigenvalue is {_between(lowest)}: no direction found curves downwards."]
-    told = f"The most negative eigenvalue is {ratio['value']:.3g} of the largest in size: "
+    if lowest is not None and not lowest["high"] < 0:
+        if lowest["status"] != "ok":
+            return [f"The smallest eigenvalue has not converged, {_between(lowest)}: its sign is open."]
+        beyond = "" if lowest["low"] > 0 else " beyond that error"
+        return [
+            f"The smallest eigenvalue is {_between(lowest)}: no direction found curves downwards{beyond}."
+        ]
+    told = f"The most negative eigenvalue is {ratio['value']:.3g} times the largest in size: "
     open_end = "" if ratio["status"] == "ok" else " (not converged; there may be more negative ones)"
     if ratio["value"] > SADDLE:
         return [told + f"the loss curves down about as much as up, as around a saddle{open_end}."]
@@ -129,39 +175,59 @@ def _of_dominance(frame: "pd.DataFrame") -> list[str]:
         )
         said.append(f"The first eigenvalue is {ratio['value']:.3g} times the fifth: {word}.")
     participation, size = _known(frame, "participation_ratio"), _known(frame, "parameters")
-    if participation is not None and size is not None:
-        told = f"The participation ratio is {participation['value']:.3g} of {size['value']:.0f} parameters: "
-        if participation["value"] < 1:
-            word = (
-                "below 1, which only positive and negative eigenvalues that cancel in the trace bring about"
-            )
-        elif participation["value"] < FEW_DIRECTIONS * size["value"]:
-            word = "few directions carry the trace"
-        else:
-            word = "the trace is spread over many directions"
-        said.append(told + word + ".")
+    if participation is not None and size is not None and size["value"] > 1:
+        said.append(_of_participation(participation, size["value"]))
     return said
+
+
+def _of_participation(row: Row, size: float) -> str:
+    value, high = row["value"], row["high"]
+    if high < ROUNDING:
+        return "The participation ratio is zero to rounding: positive and negative eigenvalues cancel in the trace."
+    told = f"The participation ratio is {value:.3g} of {size:.0f} parameters: "
+    if high < 1 - ROUNDING:
+        return (
+            told
+            + "below 1, which only positive and negative eigenvalues that cancel in the trace bring about."
+        )
+    if value < 1 - ROUNDING:
+        return (
+            told
+            + f"with an interval up to {high:.3g}, one direction may carry the trace, or eigenvalues cancel in it."
+        )
+    if value < max(FEW, FEW_DIRECTIONS * size):
+        return told + "few directions carry the trace."
+    return told + f"the trace is spread over {'many' if value >= MANY else 'several'} directions."
 
 
 def _of_condition(frame: "pd.DataFrame") -> list[str]:
     exact = _known(frame, "condition_number", "extreme_ratio")
     if exact is not None:
         tenth = _known(frame, "condition_number", "percentile_10")
-        beside = (
-            "" if tenth is None else f"; over the 10th percentile of their sizes it is {tenth['value']:.4g}"
-        )
+        beside = ""
+        if tenth is not None:
+            infinite = "infinite, too" if math.isinf(exact["value"]) else "infinite"
+            size = infinite if math.isinf(tenth["value"]) else f"{tenth['value']:.4g}"
+            beside = f"; over the 10th percentile of their sizes it is {size}"
         if math.isinf(exact["value"]):
-            told = f"the smallest in size is zero to rounding, so that no condition number is finite{beside}."
+            told = (
+                f"the smallest in size is zero to rounding, so that the largest over it is infinite{beside}."
+            )
         else:
             told = f"the largest over the smallest in size is {exact['value']:.4g}{beside}."
         return [f"All eigenvalues are known: {told}"]
     bound = _known(frame, "condition_number", "kappa_lower")
     if bound is None:
         return []
+    if math.isfinite(bound["high"]):
+        return [
+            f"Largest over smallest eigenvalue in size is in [{bound['low']:.4g}, {bound['high']:.4g}]: the products "
+            "spent span the whole space, so that no eigenvalue is missing."
+        ]
     return [
-        f"Largest over smallest eigenvalue in size is at least {bound['value']:.3g}, which is rigorous and grows with "
-        "the products spent. The number itself is not given: the smallest eigenvalues in size, as a rule in a dense "
-        "bulk around zero, are not resolved by products."
+        f"Largest over smallest eigenvalue in size is at least {bound['value']:.3g}, which is rigorous and may grow "
+        "with the products spent. The number itself is not given: which eigenvalue is the smallest in size, products with "
+        "the matrix do not tell."
     ]
 
 
@@ -169,7 +235,13 @@ def _of_data(frame: "pd.DataFrame", top: Row) -> list[str]:
     said = []
     ratios = _rows(frame, "lambda_max_ratio")
     for row in ratios:
-        if math.isnan(row["value"]):
+        if math.isnan(row["value"]) or row["batch_size"] == top.get("examples"):
+            continue
+        if math.isnan(row["low"]):
+            said.append(
+                f"On one batch of {int(row['batch_size'])} examples lambda_max is {row['value']:.4g} times that of "
+                "all: more draws would tell whether batches of this size do."
+            )
             continue
         told = (
             f"On batches of {int(row['batch_size'])} examples lambda_max is {_between(row)} times that of all"
@@ -183,9 +255,8 @@ def _of_data(frame: "pd.DataFrame", top: Row) -> list[str]:
     examples = top.get("examples")
     if not ratios and examples is not None:
         few = " That is few: minibatch_curvature shows how much." if examples < FEW_EXAMPLES else ""
-        said.append(
-            f"All of this is for these {int(examples)} examples; of fewer, lambda_max is as a rule larger.{few}"
-        )
+        these = "this one example" if examples == 1 else f"these {int(examples)} examples"
+        said.append(f"All of this is for {these}; of fewer, lambda_max is as a rule larger.{few}")
     if "train" in str(top.get("batch_norm")):
         said.append(
             "Batch statistics were differentiated through: this is the loss training descends on, whose Hessian is no "
@@ -195,10 +266,26 @@ def _of_data(frame: "pd.DataFrame", top: Row) -> list[str]:
 
 
 def _of_convergence(frame: "pd.DataFrame") -> list[str]:
-    kinds = frame[frame["status"] == "unconverged"]["quantity"]
+    open_ones = frame[frame["status"] == "unconverged"]
+    if "rank" in open_ones and "lambda_max" in set(frame["quantity"]):
+        # The same eigenvalues go by two names.
+        open_ones = open_ones[~((open_ones["quantity"] == "eigenvalue") & open_ones["rank"].isin((1, -1)))]
+    kinds = open_ones["quantity"]
     if kinds.empty:
         return ["Everything that was iterated has converged."]
-    counted = ", ".join(f"{count} of {kind}" for kind, count in kinds.value_counts(sort=False).items())
-    return [
-        f"Not converged are {counted}: their bounds hold for some eigenvalue, more products decide which."
-    ]
+    single = kinds.isin(OF_EIGENVALUES)
+    said = []
+    if single.any():
+        said.append(
+            f"Not converged are {_counted(kinds[single])}: bounds of eigenvalues hold for some eigenvalue, more "
+            "products decide which."
+        )
+    if not single.all():
+        said.append(
+            f"Less accurate than was asked are {_counted(kinds[~single])}: their intervals tell how much."
+        )
+    return said
+
+
+def _counted(kinds: "pd.Series") -> str:
+    return ", ".join(f"{count} of {kind}" for kind, count in kinds.value_counts(sort=False).items())

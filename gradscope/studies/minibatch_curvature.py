@@ -61,7 +61,8 @@ def minibatch_curvature(
         `high` from the residual), for all examples (`draw` NaN, `batch_size` all of them); then for each size
         `lambda_max_ratio` and `lambda_min_ratio`, the mean over batches of their value over the full one (unit 1, 95
         % Student-t interval over the `n` batches, cautious since batches are drawn without replacement). A ratio is
-        undefined where the full value is zero to within its residual or of the other sign than its name.
+        undefined where the full value is zero to within its residual or of the other sign than its name, and
+        "unconverged", without an interval, where it is that of one batch.
 
     Raises:
         ValueError: An option out of range, a problem of reduction="sum", or batches that cannot be joined.
@@ -91,7 +92,9 @@ def minibatch_curvature(
                 advance(1)
             rows += [row for extremes in found for row in extremes.values()]
             rows += [
-                _ratio(rank, size, draws, full[rank], [extremes[rank] for extremes in found])
+                _ratio(
+                    rank, size, draws, full[rank], [extremes[rank] for extremes in found], problem.examples
+                )
                 for rank in ENDS[ends]
             ]
     frame = pd.DataFrame([*full.values(), *rows]).assign(**conditions)
@@ -122,7 +125,12 @@ def _extremes(
 
 
 def _ratio(
-    rank: int, size: int, draws: int, full: dict[str, Any], batches: list[dict[str, Any]]
+    rank: int,
+    size: int,
+    draws: int,
+    full: dict[str, Any],
+    batches: list[dict[str, Any]],
+    examples: int,
 ) -> dict[str, Any]:
     name = f"{NAMES[rank]}_ratio"
     products = sum(batch["products"] for batch in batches)
@@ -135,9 +143,13 @@ def _ratio(
     value, low, high = mean_interval(ratios)
     open_ones = sum(batch["status"] != "ok" for batch in (full, *batches))
     reasons = [f"{open_ones} of its eigenvalues have not converged"] if open_ones else []
-    reasons += [NO_INTERVAL] if len(batches) == 1 else []
+    if size == examples:
+        low = high = value
+        reasons.append("all examples, no draw")
+    elif len(batches) == 1:
+        reasons.append(NO_INTERVAL)
     reasons += [f"only {len(batches)} disjoint batches of {size} examples"] if len(batches) < draws else []
-    status = "unconverged" if open_ones else "ok"
+    status = "unconverged" if open_ones or math.isnan(low) else "ok"
     return reading(name, value, low=low, high=high, status=status, reason="; ".join(reasons)) | where
 
 

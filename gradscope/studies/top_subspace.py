@@ -53,7 +53,8 @@ def top_subspace(
         - "eigenvalue": `rank` 1 to k + 1, `low` and `high` by the residual;
         - "gradient_share": of the squared gradient in the span of the first `rank` = `k` eigenvectors, in [0, 1].
           `low` and `high` by the sine theorem of Davis and Kahan: the residuals over the gap to the next eigenvalue,
-          as long as the run missed none in between (see `extreme_eigenvalues`);
+          as long as the run missed none in between (see `extreme_eigenvalues`); "unconverged" where that
+          leaves [0, 1], as between copies of one eigenvalue;
         - "random_share": what a random direction would have, k / P, and the 95 % of its Beta(k/2, (P - k)/2)
           distribution;
         - "outliers": how many eigenvalues lie above the edge of the bulk, by the rule of the condition number
@@ -76,6 +77,8 @@ def top_subspace(
     _, gradient = loss_and_gradient(problem, parameters)
     slope = torch.cat(list(gradient.values()))
     size = len(slope)
+    if size < 2:
+        raise ValueError("top_subspace needs two parameters or more, for one has no subspace; this has 1.")
     if k is None:
         k = max(1, min(2 * classes if classes else 10, size - 1))
     if not 1 <= k < size:
@@ -119,7 +122,7 @@ def _shares(found: list[dict[Any, Any]], vectors: Tensor, slope: Tensor) -> list
                 share,
                 low=max(0.0, share - lost),
                 high=min(1.0, share + lost),
-                status="unconverged" if missing else "ok",
+                status="unconverged" if missing or lost >= 1 else "ok",
                 reason=missing[0]["reason"] if missing else NOT_APART if lost >= 1 else "",
             )
             | where

@@ -119,7 +119,7 @@ def test_curvature_is_curvature_study_read_out(tmp_path, capsys):
 
 
 def test_curvature_of_some_parameters_by_blocks_and_minibatches(tmp_path):
-    options = ["--parameters", "head,stem", "--by", "layer", "--minibatches", "4,8"]
+    options = ["--parameters", "head,stem", "--by", "layer", "--couplings", "--minibatches", "4,8"]
     kept = run("curvature", tmp_path, "--k", "1", "--steps", "4", *options)
     assert {"coupling", "lambda_max"} <= set(kept.loc[kept["block"].notna(), "quantity"])
     assert set(kept["batch_size"].dropna()) >= {4, 8}

@@ -11,7 +11,8 @@ from shortcut_nets import zero_point
 
 from gradscope.curvature import Lanczos, MatrixOperator, condition_number, extreme_eigenvalues, hessian
 from gradscope.curvature.condition import DEFINITIONS
-from gradscope.curvature.condition_bounds import lower_bound
+from gradscope.curvature.condition_bounds import kappa_resolved, lower_bound
+from gradscope.curvature.condition_evidence import of_run
 
 
 def spectrum(case: str) -> numpy.ndarray:
@@ -230,3 +231,45 @@ def test_bad_requests_say_what_to_do() -> None:
         condition_number(operator, "gauss_newton_damped", damping=-1.0)
     with pytest.raises(ValueError, match="finite vector"):
         condition_number(torch.eye(3), "extreme_ratio")
+
+
+@pytest.mark.parametrize("definition", ["top_ratio", "negative_ratio", "bulk_edge_ratio"])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_nothing_is_divided_by_an_eigenvalue_that_may_be_zero(definition: str, sign: float) -> None:
+    """A rank-one operator by products: its fifth eigenvalue, or that of the other sign, is rounding."""
+    vector = torch.randn(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    operator = MatrixOperator(sign * torch.outer(vector, vector))
+    (row,) = condition_number(operator, definition).to_dict("records")
+    if (definition, sign) == ("negative_ratio", 1.0):
+        assert abs(row["value"]) < 1e-12
+    else:
+        assert row["status"] == "undefined"
+        assert numpy.isnan(row["value"])
+        assert row["reason"]
+
+
+def test_the_damped_interval_reaches_to_both_ends_of_the_smallest() -> None:
+    """From lambda_max at its lowest over lambda_min at its highest, to the other way round."""
+    frame = extreme_eigenvalues(MatrixOperator(torch.diag(torch.tensor([4.0, 2.0, 1.0]).double())), 1)
+    frame["low"], frame["high"] = frame["value"] - 0.5, frame["value"] + 0.5
+    (row,) = condition_number(frame, "damped", damping=1.0).to_dict("records")
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((5 / 2, 4.5 / 2.5, 5.5 / 1.5))
+
+
+def test_what_is_not_resolved_to_a_tenth_does_not_count() -> None:
+    """After few steps the values within a bulk have residuals of their own size."""
+    values = torch.cat([torch.tensor([10.0]), torch.linspace(-1, 1, 100)]).double()
+    evidence = of_run(MatrixOperator(torch.diag(values)), 8, 0, 1e-3)
+    ritz, residuals = evidence.run.ritz()
+    kept = numpy.abs(ritz)[residuals < 0.1 * numpy.abs(ritz)]
+    assert len(kept) < (residuals < 0.9 * numpy.abs(ritz)).sum()
+    assert kappa_resolved(evidence).value == pytest.approx(kept.max() / kept.min())
+
+
+def test_a_run_through_the_whole_space_bounds_the_number_from_above() -> None:
+    for values in ([2.0], [3.0, 3.0, -1.0, 0.5]):
+        operator = MatrixOperator(torch.diag(torch.tensor(values, dtype=torch.float64)))
+        (row,) = condition_number(operator, "kappa_lower").to_dict("records")
+        kappa = max(map(abs, values)) / min(map(abs, values))
+        assert row["low"] <= kappa <= row["high"] < kappa * (1 + 1e-9)
+        assert "of all eigenvalues" in row["reason"]

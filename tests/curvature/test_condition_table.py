@@ -60,11 +60,11 @@ def test_a_network() -> None:
     assert list(frame.columns[: len(operator.conditions)]) == list(operator.conditions)
 
 
-def test_one_run_serves_all() -> None:
+def test_two_runs_serve_all() -> None:
     operator = MatrixOperator(MATRICES["outliers and bulk"])
     frame = gs.condition_numbers(operator, max_products=25, dense=False)
-    assert operator.products == 25
-    assert set(frame["products"]) == {25}
+    assert 25 < operator.products <= 50
+    assert set(frame["products"]) == {operator.products}
     rows = by_name(frame)
     for definition, what in (
         ("extreme_ratio", "pass dense=True"),
@@ -75,8 +75,8 @@ def test_one_run_serves_all() -> None:
         assert rows[definition]["status"] == "undefined"
         assert what in rows[definition]["reason"]
     assert "25 products" in rows["kappa_lower"]["reason"]
-    small = gs.condition_numbers(operator, max_products=25, max_basis_bytes=10 * 100 * 8, dense=False)
-    assert "10 products" in by_name(small)["kappa_lower"]["reason"]
+    small = gs.condition_numbers(operator, max_products=25, max_basis_bytes=20 * 100 * 8, dense=False)
+    assert "20 products" in by_name(small)["kappa_lower"]["reason"]
 
 
 def test_intervals_hold_the_true_values_before_convergence() -> None:
@@ -108,3 +108,23 @@ def test_bad_requests_say_what_to_do() -> None:
         gs.condition_numbers(operator, learning_rate=0)
     with pytest.raises(ValueError, match="room for a vector of 12 bytes"):
         gs.condition_numbers(operator, max_basis_bytes=8)
+
+
+def test_the_fifth_is_the_fifth_also_within_a_bulk_and_among_copies() -> None:
+    """A value that has converged within a bulk may be the sixth, and one run sees one copy: a second start tells."""
+    normal = torch.randn(60, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    spectra = [
+        torch.cat([torch.tensor([100.0], dtype=torch.float64), 0.01 * normal.abs()]),
+        torch.cat([torch.full((5,), 3.0, dtype=torch.float64), normal / 4]),
+    ]
+    for values in spectra:
+        ordered = values.sort(descending=True).values
+        truth = float(ordered[0] / ordered[4])
+        for products in (12, 40):
+            for seed in range(6):
+                frame = gs.condition_numbers(
+                    MatrixOperator(torch.diag(values)), max_products=products, dense=False, seed=seed
+                )
+                row = by_name(frame)["top_ratio"]
+                held = row["low"] * (1 - 1e-9) <= truth <= row["high"] * (1 + 1e-9)
+                assert row["status"] != "ok" or held

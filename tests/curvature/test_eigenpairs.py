@@ -46,10 +46,9 @@ def test_vectors_not_reached_are_nan_and_can_be_started_from() -> None:
             extreme_eigenpairs(operator, 2, start=start)
 
 
-@pytest.mark.parametrize("k", [1, 5])
-@pytest.mark.parametrize("room", [2**31, 12])
+@pytest.mark.parametrize(("k", "room"), [(1, 2**31), (5, 12)])
 def test_old_vectors_save_products_along_training(k: int, room: int) -> None:
-    """Hessians of ten training steps; the values are those of a cold start."""
+    """Hessians of five training steps; the values are those of a cold start."""
     problem = CASES["residual"]()
     inputs, targets = problem.first_batch()
     optimiser = torch.optim.SGD(problem.model.parameters(), lr=0.1)
@@ -57,7 +56,7 @@ def test_old_vectors_save_products_along_training(k: int, room: int) -> None:
     bytes_ = room * operator.shape[0] * 8 if room < 100 else room
     options = {"k": k, "ends": "largest", "max_basis_bytes": bytes_}
     vectors, products = None, {"cold": 0, "warm": 0}
-    for _ in range(10):
+    for _ in range(5):
         cold = extreme_eigenvalues(operator, **options)
         warm = extreme_eigenpairs(operator, **options, start=vectors)
         assert warm.frame["converged"].all()

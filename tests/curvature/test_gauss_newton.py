@@ -67,6 +67,28 @@ def test_closed_forms_are_what_differentiating_the_loss_twice_gives() -> None:
     assert_same_matrix(gauss_newton(closed).dense(), gauss_newton(twice).dense())
 
 
+@pytest.mark.parametrize(
+    "targets",
+    [torch.tensor([0, 1, -100, 3, -100, 2]), torch.linspace(0, 2, 24, dtype=torch.float64).view(6, 4) % 0.7],
+    ids=["ignored", "sums other than 1"],
+)
+def test_examples_weigh_what_their_targets_sum_to(targets: Tensor) -> None:
+    """The loss is m log sum exp z less what is linear in the outputs, with m the sum of an example's targets."""
+    torch.manual_seed(0)
+    problem = Problem(nn.Linear(3, 4).double(), (torch.randn(6, 3), targets))
+    operator = gauss_newton(problem, check="full")
+    assert_same_matrix(operator.dense(), dense_gauss_newton(problem))
+    assert_same_matrix(operator.dense(), hessian(problem).dense())
+
+
+def test_a_wrong_closed_form_is_found_by_the_full_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = CURVATURE_CASES["plain"]()
+    forms = [(problem.loss, lambda outputs, targets, weight: lambda change: 2 * weight * change)]
+    monkeypatch.setattr("gradscope.curvature.gauss_newton_operator._CLOSED_FORMS", forms)
+    with pytest.raises(ValueError, match="differs from central differences"):
+        gauss_newton(problem, check="full")
+
+
 def test_it_is_zero_at_the_zero_point_of_two_layer_shortcuts_where_the_hessian_is_not() -> None:
     problem = zero_point()
     assert gauss_newton(problem).dense().abs().max() == 0

@@ -12,6 +12,7 @@ from gradscope.curvature import empirical_fisher, gauss_newton
 from gradscope.curvature.gradient_graph import exact_derivatives
 from gradscope.curvature.jacobian_graph import JacobianGraph
 from gradscope.curvature.ruled_jacobian import RuledJacobianGraph
+from gradscope.problem import Problem
 from tests.curvature.references import assert_same_matrix, dense_fisher, dense_gauss_newton
 
 WITHOUT_RULES = {"recurrent", "LSTM", "GRU", "a loss of one's own"}
@@ -33,6 +34,41 @@ def test_rules_and_double_backward_give_one_product(case: str, make: Any) -> Non
                 for graph, product in zip(graphs, products, strict=True):
                     graph.add_product(vector, product)
                 torch.testing.assert_close(*products)
+
+
+class Free(nn.Module):
+    """Outputs that are a parameter themselves, or a part of one."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.table, self.other = nn.Parameter(torch.randn(rows, 3)), nn.Parameter(torch.randn(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.table if len(self.table) == len(x) else self.table[: len(x)]
+
+
+@pytest.mark.parametrize(
+    ("make", "reference"), [(gauss_newton, dense_gauss_newton), (empirical_fisher, dense_fisher)]
+)
+@pytest.mark.parametrize("loss", ["cross_entropy", "half_squared_error"])
+@pytest.mark.parametrize("rows", [5, 6])
+def test_outputs_that_are_a_parameter(make: Any, reference: Any, loss: str, rows: int) -> None:
+    torch.manual_seed(0)
+    targets = torch.tensor([0, 1, 2, 1, 0]) if loss == "cross_entropy" else torch.randn(5, 3)
+    problem = Problem(Free(rows).double(), (torch.randn(5, 2), targets), loss)
+    operator = make(problem, check="full")
+    assert operator.engine == "rules"
+    assert_same_matrix(operator.dense(), reference(problem))
+    assert make(problem, parameters="other").dense().abs().max() == 0
+
+
+@pytest.mark.parametrize("make", [gauss_newton, empirical_fisher])
+def test_inputs_that_require_gradients_and_parameters_that_are_not_used(make: Any) -> None:
+    problem = CURVATURE_CASES["unused parameter"]()
+    problem.data[0][0].requires_grad_(True)
+    blocks = make(problem).blocks()
+    assert blocks["unused"].dense().abs().max() == 0
+    assert blocks["used"].dense().abs().max() > 0
 
 
 def test_the_engine_says_what_it_is_and_why() -> None:

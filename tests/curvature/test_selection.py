@@ -53,6 +53,18 @@ def test_what_there_is_is_said_where_nothing_matches() -> None:
         names([torch.Tensor])
 
 
+def test_a_module_or_parameter_itself_is_answered_with_its_name() -> None:
+    model = net()
+    parameters = dict(model.named_parameters())
+    for wanted in (model[1][0], [model[1][0]]):
+        with pytest.raises(ValueError, match=r"a Conv2d whose name is '1\.0'"):
+            select(parameters, wanted, model=model)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"a Parameter whose name is '3\.bias'"):
+        select(parameters, model[3].bias, model=model)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"given a Linear\. A module's path"):
+        select(parameters, nn.Linear(1, 1), model=model)  # type: ignore[arg-type]
+
+
 def test_operators_take_what_is_selected() -> None:
     problem = CURVATURE_CASES["layer norm"]()
     whole = dense_hessian(problem)

@@ -209,3 +209,77 @@ def test_bad_requests_say_what_to_do() -> None:
     for method in ("auto", "hutchinson", "xtrace", "exact"):
         with pytest.raises(FloatingPointError, match="not finite"):
             gs.trace(MatrixOperator(torch.diag(torch.full((30,), float("inf")))), method=method)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10])
+@pytest.mark.parametrize("method", ["auto", "hutchinson", "xtrace"])
+def test_few_parameters_are_not_estimated(size: int, method: str) -> None:
+    """Estimates would cost as much, and agree by luck: of three parameters z^T A z takes four values."""
+    matrix = rotated(normal(size, seed=3))
+    frame = gs.trace(MatrixOperator(matrix), method=method)
+    trace, square = float(matrix.trace()), float(matrix.square().sum())
+    numpy.testing.assert_allclose(frame["value"], [trace, square, trace**2 / square], atol=1e-10)
+    assert set(frame["method"]) == {"exact"}
+    assert (frame["products"] == size).all()
+
+
+def test_xtrace_is_exact_once_its_vectors_span_the_space() -> None:
+    matrix = rotated(normal(12, seed=4))
+    frame = gs.trace(MatrixOperator(matrix), method="xtrace", accuracy=1e-9)
+    assert abs(read(frame)["value"] - matrix.trace()) < 1e-10
+    assert (set(frame["status"]), set(frame["method"])) == ({"ok"}, {"exact"})
+
+
+def test_ten_vectors_that_agree_by_luck_are_no_accuracy() -> None:
+    """Three parameters matter: z^T A z is 9 but for one of four sign patterns, where it is -3.
+
+    Ten vectors miss that pattern in 6 of 100 runs and then show no spread at all, at a mean of 9 instead of 6.
+    """
+    matrix = torch.zeros(SIZE, SIZE, dtype=torch.float64)
+    matrix[:3, :3] = torch.tensor([[2.0, 1.5, -1.5], [1.5, 2.0, 1.5], [-1.5, 1.5, 2.0]])
+    values = []
+    for seed in range(150):
+        frame = gs.trace(MatrixOperator(matrix), method="hutchinson", max_products=40, seed=seed)
+        values += [read(frame)["value"]] if read(frame)["status"] == "ok" else []
+    assert not [value for value in values if abs(value - 6) > 0.2 * 6]
+
+
+def test_the_law_of_the_variance() -> None:
+    """2 (|A|_F^2 - sum_i A_ii^2) / n, within a few per cent from 40 vectors."""
+    matrix = MATRICES["indefinite"] + torch.diag(normal(SIZE, seed=7))
+    probes = Hutchinson(MatrixOperator(matrix), torch.Generator().manual_seed(0))
+    probes.extend(40)
+    law = (2 * (matrix.square().sum() - matrix.diagonal().square().sum()) / 40).sqrt()
+    assert abs(probes.error_by_law() / law - 1) < 0.05
+
+
+@pytest.mark.parametrize("name", ["indefinite", "power decay"])
+def test_auto_is_no_worse_than_the_better_of_both_at_equal_products(name: str) -> None:
+    """By the root mean square error over 40 runs of 20 products; no product goes into finding out which."""
+    matrix = MATRICES[name]
+
+    def error(method: str) -> float:
+        frames = [
+            gs.trace(MatrixOperator(matrix), accuracy=1e-9, method=method, max_products=20, seed=seed)
+            for seed in range(40)
+        ]
+        return float(
+            numpy.sqrt(numpy.mean([(read(frame)["value"] - matrix.trace()) ** 2 for frame in frames]))
+        )
+
+    assert error("auto") <= 1.05 * min(error("hutchinson"), error("xtrace"))
+
+
+def test_the_participation_ratio_is_not_called_accurate_where_chance_made_it_large() -> None:
+    """Of the runs that say it is, hardly any is off by more than twice the accuracy asked for."""
+    matrix = MATRICES["indefinite"]
+    truth = float(matrix.trace() ** 2 / matrix.square().sum())
+    off = total = 0
+    for seed in range(100):
+        row = read(
+            gs.trace(MatrixOperator(matrix), method="hutchinson", accuracy=0.2, max_products=60, seed=seed),
+            "participation_ratio",
+        )
+        total += row["status"] == "ok"
+        off += row["status"] == "ok" and abs(row["value"] / truth - 1) > 0.4
+    assert off <= max(1, total // 20)

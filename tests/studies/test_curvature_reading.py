@@ -41,10 +41,10 @@ def test_the_stable_learning_rate_is_two_over_the_largest():
 @pytest.mark.parametrize(
     ("product", "limit", "words"),
     [
-        (1.0, 2.0, "below the edge; the rate could be 2 times as large"),
+        (1.0, 2.0, "below the edge, which a rate 2 times as large would reach"),
         (1.96, 2.0, "at the edge of stability"),
         (2.5, 2.0, "above the edge"),
-        (2.5, 3.8, "below the edge; the rate could be 1.52 times"),
+        (2.5, 3.8, "below the edge, which a rate 1.52 times"),
         (1.5, 3.8 / 2.8, "above the edge"),
     ],
 )
@@ -56,7 +56,7 @@ def test_a_rate_is_compared_with_its_own_limit(product, limit, words):
 def test_an_unconverged_maximum_is_a_lower_bound_and_no_all_clear():
     top = row("lambda_max", 4.0, 3.0, 5.0, status="unconverged")
     told = said(top, row("learning_rate_product", 1.0, status="unconverged"), row("stability_limit", 2.0))
-    assert "The largest eigenvalue is at least, for it has not converged, 4 [3, 5]" in told
+    assert "has not converged: it is 4 or larger, and one lies in [3, 5]" in told
     assert "the eigenvalue may be larger" in told
     assert "Not converged are 1 of lambda_max, 1 of learning_rate_product" in told
 
@@ -112,7 +112,14 @@ def test_all_eigenvalues_give_a_number_or_infinity():
     told = said(
         row("lambda_max", 4.0), condition("extreme_ratio", math.inf), condition("percentile_10", 30.0)
     )
-    assert "no condition number is finite; over the 10th percentile of their sizes it is 30" in told
+    assert "the largest over it is infinite; over the 10th percentile of their sizes it is 30." in told
+    told = said(
+        row("lambda_max", 4.0), condition("extreme_ratio", math.inf), condition("percentile_10", math.inf)
+    )
+    assert (
+        "the largest over it is infinite; over the 10th percentile of their sizes it is infinite, too."
+        in told
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +159,7 @@ def test_rows_of_blocks_and_minibatches_are_not_taken_for_the_whole():
     [
         (lambda: zero_point(4, 3, 2)[0], "as around a saddle"),
         (lambda: zero_point(3, 3, 2, layers=3)[0], "flat in every direction that was tried"),
-        (CASES["plain"], "no condition number is finite"),
+        (CASES["plain"], "the largest over it is infinite"),
         (lambda: classes(batch_norm_net(calibrated=False), 4, batch_norm="train"), "Batch statistics"),
     ],
 )

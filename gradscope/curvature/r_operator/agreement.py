@@ -1,53 +1,77 @@
 """Do the rules give what double backward gives? Asked once, of a few examples."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradscope.curvature.gradient_graph import GradientGraph
+from gradscope.curvature.missing_derivatives import normalises_with_bias_alone
+from gradscope.curvature.r_operator.reading import read
+from gradscope.curvature.r_operator.rule import NoRule
 from gradscope.curvature.r_operator.ruled_graph import RuledGraph
-from gradscope.problem import Problem
+from gradscope.problem import Problem, examples_in
 
-EXAMPLES = 8
-"""So few cost next to nothing, and the graph of a batch has the same nodes."""
+FEWEST, MOST = 4, 8
+"""How many examples are compared, an eighth of a batch within these: the graph of so few has the same nodes."""
 
 
-def disagreement(loss: Tensor, parameters: list[nn.Parameter]) -> str | None:
-    """What is wrong with the rules on this loss, in words, or None; its graph is left as it is.
+def compared(loss: Tensor, parameters: list[nn.Parameter]) -> RuledGraph:
+    """The graph of a loss with rules, after a product of it agreed with one by double backward.
 
-    What neither can multiply with (infinite or undefined numbers) is left to whoever looks at the results.
+    What neither can multiply with (infinite or undefined numbers) is left to whoever looks at the results. The graph of
+    the loss is freed.
 
     Raises:
-        NoRule: Some node has no rule.
+        NoRule: Some node has no rule, or products differ.
         ValueError: Some node has no second derivative in torch.
     """
-    if not loss.requires_grad:
-        return None
-    ruled = RuledGraph(loss, parameters, keep_graph=True)
-    taped = GradientGraph(loss, parameters)
+    # Double backward itself is known to be wrong through some normalisations.
+    if not loss.requires_grad or normalises_with_bias_alone(loss):
+        return RuledGraph(loss, parameters)
+    read(loss, parameters)
     size = sum(parameter.numel() for parameter in parameters)
-    vector = torch.randn(size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    vector = vector.to(parameters[0].device, parameters[0].dtype)
-    by_rules, by_taping = torch.zeros_like(vector), torch.zeros_like(vector)
-    ruled.add_product(vector, by_rules, last=True)
+    vector = torch.randn(size, generator=torch.Generator().manual_seed(2), dtype=parameters[0].dtype)
+    vector = vector.to(parameters[0].device)
+    taped = GradientGraph(loss, parameters)
+    by_taping = torch.zeros_like(vector)
     taped.add_product(vector, by_taping)
-    if not by_taping.isfinite().all():
-        return None
+    del taped
+    ruled = RuledGraph(loss, parameters)
     length = torch.linalg.vector_norm(by_taping)
-    difference = torch.linalg.vector_norm(by_rules - by_taping)
+    by_rules = torch.zeros_like(vector)
+    ruled.add_product(vector, by_rules)
+    error = torch.linalg.vector_norm(by_rules.sub_(by_taping))
     tolerance = 1e-9 if vector.dtype == torch.float64 else 1e-4
-    if difference <= tolerance * length:
-        return None
-    return f"a product by rules differs from one by double backward by {(difference / length).item():.2g} of its length"
+    if not error <= tolerance * length and by_taping.isfinite().all():
+        raise NoRule(
+            f"a product by rules differs from one by double backward by {(error / length).item():.2g} of its length"
+        )
+    return ruled
+
+
+def few_of(inputs: Any, targets: Tensor | None) -> tuple[Any, Tensor] | None:
+    """A batch's first examples, inputs and targets; None where it has no more, or cannot be cut."""
+    whole = examples_in(inputs) if isinstance(inputs, Tensor | Mapping) else 0
+    few = min(max(FEWEST, whole // 8), MOST)
+    return None if targets is None or whole <= few else (_first(inputs, few, whole), targets[:few])
 
 
 def loss_of_few(problem: Problem, inputs: Any, targets: Tensor | None) -> Tensor | None:
-    """The loss of a batch's first examples; None where the batch has no more, or cannot be cut."""
-    if not isinstance(inputs, Tensor) or targets is None or len(inputs) <= EXAMPLES:
+    """The loss of `few_of` a batch; None where it cannot be computed."""
+    few = few_of(inputs, targets)
+    if few is None:
         return None
     try:
-        return problem.value(inputs[:EXAMPLES], targets[:EXAMPLES])
+        return problem.value(*few)
     except Exception:
         # A user's network or loss may insist on the size of its batches, in any words.
         return None
+
+
+def _first(inputs: Any, few: int, whole: int) -> Any:
+    if isinstance(inputs, Mapping):
+        return {key: _first(value, few, whole) for key, value in inputs.items()}
+    cut = isinstance(inputs, Tensor) and inputs.ndim > 0 and len(inputs) == whole
+    return inputs[:few] if cut else inputs

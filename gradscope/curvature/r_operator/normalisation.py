@@ -161,7 +161,8 @@ class Normalised(Rule):
             if factor is not None and other is not None and into.wants(1):
                 into.add(1, self._per_weight(factor * other))
         if arriving is not None and into.wants(2):
-            into.add(2, self._per_weight(arriving))
+            # With nothing to sum over this is what arrived, which others may hold.
+            into.add(2, self._per_weight(arriving), own=bool(self.outer))
 
     def _bent(self, step: Tensor, tangent: Tensor, made: Tensor | None) -> Tensor:
         """Add what the moving z and deviation do to the cotangent at hand."""

@@ -23,7 +23,6 @@ class RuledGraph:
     Args:
         loss: Scalar.
         parameters: Leaves to differentiate with respect to.
-        keep_graph: Leave the graph of the loss as it is, for others to use.
 
     Attributes:
         bytes: Memory kept between products, parameters not counted.
@@ -33,7 +32,7 @@ class RuledGraph:
             shows only after the backward pass.
     """
 
-    def __init__(self, loss: Tensor, parameters: Sequence[Tensor], *, keep_graph: bool = False) -> None:
+    def __init__(self, loss: Tensor, parameters: Sequence[Tensor]) -> None:
         self.loss = loss.detach()
         self.parameters = list(parameters)
         self.gradients: Sequence[Tensor | None] = [None] * len(self.parameters)
@@ -43,7 +42,7 @@ class RuledGraph:
             return
         reading = read(loss, self.parameters)
         rules = [step.rule for step in reading.steps]
-        self.gradients = _cotangents(loss, self.parameters, reading.steps, keep_graph)
+        self.gradients = _cotangents(loss, self.parameters, reading.steps)
         with torch.no_grad(), torch._C.DisableTorchFunction():
             settle_layouts(rules)
             for rule in rules:
@@ -88,7 +87,7 @@ def _settle(rule: Rule) -> None:
 
 
 def _cotangents(
-    loss: Tensor, parameters: Sequence[Tensor], steps: Sequence[Step], keep_graph: bool
+    loss: Tensor, parameters: Sequence[Tensor], steps: Sequence[Step]
 ) -> Sequence[Tensor | None]:
     """One ordinary backward pass, which leaves cotangents with the rules that want them."""
 
@@ -101,7 +100,7 @@ def _cotangents(
 
     handles = [step.node.register_prehook(listen(step)) for step in steps if step.rule.bends]
     try:
-        return grad(loss, list(parameters), allow_unused=True, retain_graph=keep_graph)
+        return grad(loss, list(parameters), allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from gradscope.curvature.bulk_edge import bulk_edge_ratio
 from gradscope.curvature.condition import evaluate
-from gradscope.curvature.condition_evidence import RANKS, Evidence
+from gradscope.curvature.condition_evidence import RANKS, Evidence, confirmed
 from gradscope.curvature.eigenvalues import eigenvalue_frame
-from gradscope.curvature.lanczos import Lanczos
+from gradscope.studies.curvature.extremes import Extremes
 from gradscope.studies.curvature.rows import reading
 
 Rows = list[dict[str, Any]]
@@ -24,9 +24,10 @@ def of_spectrum(spectrum: Tensor, dtype: torch.dtype) -> Evidence:
     return Evidence(spectrum.cpu().double().numpy(), torch.finfo(dtype).eps)
 
 
-def of_lanczos(run: Lanczos, tolerance: float) -> Evidence:
-    """What a run tells that was made for something else."""
-    return Evidence(frame=eigenvalue_frame(run, RANKS, "both", tolerance), run=run, why_not_all=NOT_FORMED)
+def of_lanczos(found: Extremes, tolerance: float) -> Evidence:
+    """What a run tells that was made for the outermost eigenvalues; of those, what a second start confirmed."""
+    further = eigenvalue_frame(found.run, RANKS, "both", tolerance)
+    return Evidence(frame=confirmed(further, found.frame), run=found.run, why_not_all=NOT_FORMED)
 
 
 def undecayed(evidence: Evidence, weight_decay: float) -> Evidence:

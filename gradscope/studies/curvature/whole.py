@@ -83,7 +83,7 @@ def by_products(
     advance(wanted.probes * min(wanted.steps, operator.shape[0]))
     estimated = trace(operator, accuracy=wanted.accuracy, max_products=budget.max_products, seed=budget.seed)
     advance(budget.max_products)
-    known = of_lanczos(found.run, budget.tolerance)
+    known = of_lanczos(found, budget.tolerance)
     rows = eigenvalue_rows(found.frame) + _named(known, (*OF_EXTREMES, *OF_RUNS), wanted)
     rows = _with_products(rows, found.products) + rate_rows(known, wanted.rate, wanted.limit)
     totals = [
