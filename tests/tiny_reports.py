@@ -76,7 +76,7 @@ TINY = {
     "stability": stability.Preset(
         layers=6, steps=10, followed_layers=6, followed=(0, 5), rates=(0.25, 1.0), edge_steps=8, every=2
     ),
-    "smoothness": smoothness.Preset(layers=8, epochs=1, images=16, steps=16, sizes=(4,), draws=2),
+    "smoothness": smoothness.Preset(layers=8, epochs=1, images=16, steps=10, sizes=(4,), draws=2),
 }
 
 

@@ -183,12 +183,18 @@ def curvature(
     learning_rate: Annotated[
         float, typer.Option(min=0.0, help="Of the training, to be held against the largest eigenvalue.")
     ] = 0.0,
+    momentum: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Of the training, which moves the limit of stability.")
+    ] = 0.0,
+    nesterov: Annotated[bool, typer.Option("--nesterov", help="That momentum is Nesterov's.")] = False,
     parameters: Annotated[
         str, typer.Option(help="Which parameters: globs or module paths, separated by commas.")
     ] = "",
     by: Annotated[str, typer.Option(help="Blocks too: layer, block, stage or parameter.")] = "",
     couplings: Annotated[bool, typer.Option(help="Norms between all pairs of these blocks too.")] = False,
-    minibatches: Annotated[str, typer.Option(help="Sizes of minibatches to compare with, such as 16,64.")] = "",
+    minibatches: Annotated[
+        str, typer.Option(help="Sizes of minibatches to compare with, such as 16,64.")
+    ] = "",
     out: Out = None,
 ) -> None:
     """How ill-conditioned the Hessian is: eigenvalues, condition numbers by name, density."""
@@ -198,7 +204,7 @@ def curvature(
 
         verb.curvature(
             Asked("curvature", model, data, data_root, weights, epochs, examples, seed, out),
-            verb.Looking(k, steps, learning_rate, parameters, by, minibatches, couplings),
+            verb.Looking(k, steps, learning_rate, parameters, by, minibatches, couplings, momentum, nesterov),
         )
 
 

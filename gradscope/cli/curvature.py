@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 BY = ("layer", "block", "stage", "parameter")
 PROBES, MINIBATCHES = 5, 5
-LONG = ("spectral_density", "eigenvalue", "minibatch_ratio")
+SHOWN_RANKS = 5
+WHERE = ("definition", "rank", "block", "other", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Looking:
         by: Also blocks of this kind; empty for none.
         minibatches: Sizes of minibatches, separated by commas; empty for none.
         couplings: Also the norms between all pairs of these blocks.
+        momentum: Of the training, for its limit of stability.
+        nesterov: Whether that momentum is Nesterov's.
     """
 
     k: int
@@ -39,6 +42,8 @@ class Looking:
     by: str = ""
     minibatches: str = ""
     couplings: bool = False
+    momentum: float = 0.0
+    nesterov: bool = False
 
 
 def curvature(asked: Asked, looking: Looking) -> None:
@@ -47,6 +52,12 @@ def curvature(asked: Asked, looking: Looking) -> None:
         raise ValueError(f"--by is one of {', '.join(BY)}, got {looking.by!r}.")
     if looking.learning_rate < 0:
         raise ValueError(f"--learning-rate is above 0, got {looking.learning_rate}.")
+    if not 0 <= looking.momentum < 1:
+        raise ValueError(f"--momentum is at least 0 and below 1, got {looking.momentum}.")
+    if (looking.momentum or looking.nesterov) and not looking.learning_rate:
+        raise ValueError("--momentum and --nesterov tell which --learning-rate is stable: give that, too.")
+    if looking.nesterov and not looking.momentum:
+        raise ValueError("--nesterov is a kind of momentum: say how much with --momentum, such as 0.9.")
     if looking.couplings and not looking.by:
         raise ValueError("--couplings are those between blocks: say which with --by, such as --by block.")
     sizes = _sizes(looking.minibatches)
@@ -55,6 +66,8 @@ def curvature(asked: Asked, looking: Looking) -> None:
         Problem(model, asked.some(data.train)),
         k=looking.k,
         learning_rate=looking.learning_rate or None,
+        momentum=looking.momentum,
+        nesterov=looking.nesterov,
         by=looking.by or None,
         coupling=looking.couplings,
         sizes=sizes,
@@ -84,17 +97,30 @@ def _pictures(frame: "pd.DataFrame", asked: Asked, looking: Looking) -> dict[str
     whole = frame[frame["block"].isna() & frame["batch_size"].isna()]
     pictures = {
         "density": figures.spectral_density(whole.assign(family=asked.model)),
-        "condition_numbers": figures.condition_numbers(whole[whole["quantity"] == "condition_number"]),
+        "condition_numbers": figures.condition_numbers(frame),
     }
     if looking.by:
-        pictures["blocks"] = figures.block_curvature(frame[frame["block"].notna()])
+        pictures["blocks"] = figures.block_curvature(frame)
     if looking.minibatches:
         pictures["minibatches"] = figures.minibatch_curvature(frame[frame["batch_size"].notna()])
     return pictures
 
 
 def _short(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """What a terminal shows: the whole network's numbers, and those of blocks."""
-    rows = frame[~frame["quantity"].isin(LONG) | (frame["rank"].abs() <= 5)]
-    named = [name for name in ("definition", "rank", "block", "other") if rows[name].notna().any()]
-    return rows[["quantity", *named, "value", "low", "high", "status"]]
+    """What a terminal shows: the numbers of the network, of its blocks, and of each size of minibatches.
+
+    The curve of the density, eigenvalues further in and single draws are in the files only.
+    """
+    inner = (frame["quantity"] == "spectral_density") | (frame["rank"].abs() > SHOWN_RANKS)
+    rows = frame[~inner & frame["draw"].isna()]
+    named = [name for name in WHERE if rows[name].notna().any()]
+    return rows.assign(**{name: rows[name].map(_name) for name in named})[
+        ["quantity", *named, "value", "low", "high", "status"]
+    ]
+
+
+def _name(where: object) -> str:
+    """A level of a condition, blank where a row has none."""
+    if isinstance(where, str):
+        return where
+    return f"{where:g}" if isinstance(where, float) and where == where else ""

@@ -205,7 +205,9 @@ def kept(
     if not asked.epochs and asked.weights is None and asked.model.partition(":")[0] in names():
         print("untrained network: see --epochs and --weights.", file=sys.stderr)
     told = _legible(frame) if shown is None else shown
-    print(told.to_string(index=False, max_rows=40, max_cols=12, max_colwidth=40))
+    # A verb that chose what is shown has its rows shown.
+    most = 40 if shown is None else 400
+    print(told.to_string(index=False, max_rows=most, max_cols=12, max_colwidth=40))
     print(folder)
 
 

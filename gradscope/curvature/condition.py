@@ -16,7 +16,7 @@ from gradscope.curvature.condition_ratios import (
     top_ratio,
 )
 from gradscope.curvature.eigenvalues import extreme_eigenvalues
-from gradscope.curvature.operators import Operator
+from gradscope.curvature.operators import Operator, require_operator
 
 # How many eigenvalues, and at which ends, a definition takes of those that few products can give.
 _ENDS = {
@@ -135,8 +135,9 @@ def _evidence(
     if isinstance(given, pandas.DataFrame):
         why = "needs all eigenvalues: pass the operator (P <= 5000), or all eigenvalues as a tensor"
         return Evidence(frame=given, why_not_all=why)
-    if not isinstance(given, Operator):
+    if isinstance(given, Tensor | numpy.ndarray | list):
         return of_values(given)
+    require_operator(given, "condition_number")
     if definition in ("extreme_ratio", "percentile_10"):
         return of_dense(given)
     if definition not in _ENDS:

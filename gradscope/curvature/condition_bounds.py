@@ -26,11 +26,12 @@ def kappa_lower(evidence: Evidence) -> Found:
 def lower_bound(run: Lanczos) -> float:
     """max |theta| / sigma_min of the extended tridiagonal matrix, both moved by rounding to the safe side.
 
-    For any unit u, |lambda|_min <= |A u|; the smallest such value over the Krylov space is sigma_min.
-    It does not decrease as the run goes on. Zero if nothing but zero was seen.
+    For any unit u, |lambda|_min <= |A u|; the smallest such value over the Krylov space is sigma_min, and as much
+    more as couplings that were dropped may add. It does not decrease as the run goes on, until a restart. Zero if
+    nothing but zero was seen.
     """
     largest = max(0.0, float(numpy.abs(run.ritz()[0]).max()) - run.noise)
-    smallest = float(numpy.linalg.svd(run.extended(), compute_uv=False)[-1]) + run.noise
+    smallest = run.image_length(numpy.linalg.svd(run.extended())[2][-1])
     return largest / smallest if largest > 0 else 0.0
 
 

@@ -6,7 +6,7 @@ from gradscope.curvature.condition import check_positive, evaluate
 from gradscope.curvature.condition_definitions import DEFINITIONS
 from gradscope.curvature.condition_evidence import Evidence, confirmed, of_dense, of_run
 from gradscope.curvature.eigenvalues import extreme_eigenvalues
-from gradscope.curvature.operators import Operator
+from gradscope.curvature.operators import Operator, require_operator
 
 OUTERMOST = 5
 
@@ -48,6 +48,7 @@ def condition_numbers(
         ValueError: learning_rate or damping is not positive; no room for 14 vectors where P > 5000; not symmetric.
         FloatingPointError: A product is not finite.
     """
+    require_operator(operator, "condition_numbers")
     check_positive({"learning_rate": learning_rate, "damping": damping})
     before = operator.products
     known = of_run(operator, max_products, seed, tolerance, max_basis_bytes)

@@ -6,7 +6,7 @@ import numpy
 import pandas
 import torch
 
-from gradscope.curvature.operators import Operator
+from gradscope.curvature.operators import Operator, require_operator
 from gradscope.curvature.probes import mean_of, mean_of_squares, participation_ratio_of
 from gradscope.curvature.quadrature import Recurrence, recurrences
 from gradscope.curvature.shares import absolute_trace_row, share_row
@@ -75,6 +75,7 @@ def spectral_density(
         raise ValueError(f"spectral_density needs probes >= 2 and steps >= 2, got {probes} and {steps}.")
     if threshold is not None and not threshold > 0:
         raise ValueError(f"threshold is a positive eigenvalue or None for the resolution, got {threshold}.")
+    require_operator(operator, "spectral_density")
     if not operator.symmetric:
         raise ValueError("spectral_density needs a symmetric operator; this one says symmetric=False.")
     size = operator.shape[0]

@@ -44,7 +44,7 @@ def extreme_eigenpairs(
 
     Arguments, values and errors are those of `extreme_eigenvalues`. The vectors take memory for one row of
     length P each, beside the basis. To follow a network along its training, hand the vectors of one step to
-    the next: `start=pairs.vectors`.
+    the next: `start=pairs.vectors` (of use where k > 1 only).
     """
     found = converged_run(
         operator,

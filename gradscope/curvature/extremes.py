@@ -8,10 +8,10 @@ from torch import Tensor
 
 from gradscope.curvature.lanczos import Lanczos
 from gradscope.curvature.multiplicity import ranks_known
-from gradscope.curvature.operators import Operator
+from gradscope.curvature.operators import Operator, require_operator
 from gradscope.curvature.settled import settled
 from gradscope.curvature.thick_restart import restart, vectors_held
-from gradscope.curvature.warm_start import RANDOM_SHARE, warm_start
+from gradscope.curvature.warm_start import warm_start
 
 ENDS = {"both": (1, -1), "largest": (1,), "smallest": (-1,)}
 
@@ -69,12 +69,15 @@ def converged_run(
             f"max_products >= 1; got k={k}, ends={ends!r}, tolerance={tolerance}, "
             f"max_products={max_products}."
         )
+    require_operator(operator, "extreme_eigenvalues")
     wanted, size = ENDS[ends], operator.shape[0]
     capacity = vectors_held(k, wanted, size, size * operator.dtype.itemsize, max_basis_bytes)
-    # The outermost value of a random start is as certain as that of a second one; so is one half random.
-    own = 1 if start is None or k == 1 else 0
     if start is not None:
-        start = warm_start(operator, start, seed, 1.0 if k == 1 else RANDOM_SHARE)
+        # For k = 1 it is only looked at: to confirm one value costs as much as to find it from a random start.
+        warm = warm_start(operator, start, seed)
+        start = warm if k > 1 else None
+    # The outermost value of a random start is as certain as that of a second one.
+    own = 1 if start is None else 0
     run = Lanczos(operator, seed=seed, start=start, capacity=capacity)
 
     def proceed(run: Lanczos, shown: Lanczos, limit: int, done: Callable[[], bool]) -> None:

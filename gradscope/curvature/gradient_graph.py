@@ -11,6 +11,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from gradscope.curvature.missing_derivatives import refuse_bias_alone, second_derivative_errors
 from gradscope.instruments.dense_parts import dense_parts
 
+_PERIOD = 65537
+
 
 class GradientGraph:
     """The gradient of a loss with its graph: each `product` is one backward pass through it.
@@ -74,6 +76,16 @@ def plain_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     if not loss.requires_grad:
         return flat([None] * len(parameters), parameters)
     return flat(grad(loss, list(parameters), allow_unused=True), parameters)
+
+
+def drawn(size: int, parameter: Tensor, generator: torch.Generator) -> Tensor:
+    """A normal vector, [size], of a parameter's dtype on its device, to try products with.
+
+    Its numbers repeat after a prime number of entries: to draw each would take as long as half a gradient of a large
+    network on few examples.
+    """
+    numbers = torch.randn(min(size, _PERIOD), generator=generator, dtype=parameter.dtype).to(parameter.device)
+    return numbers.repeat(-(-size // _PERIOD))[:size]
 
 
 def add_gradient(loss: Tensor, parameters: Sequence[Tensor], total: Tensor) -> None:

@@ -39,9 +39,12 @@ def hessian(
             autograd differentiate the gradient. `auto` takes rules where every operation has one and a
             product of a few examples agrees with double backward's.
         check: `cheap`: the data and the network give the same loss and gradient twice, and the operator is
-            symmetric. One gradient and two products beside the graphs that are kept; a network with
-            custom autograd functions is asked as by `full`. `full`: also a product against central
-            differences, on a float64 copy and the first batch (some ten gradients). `none`.
+            symmetric. Two gradients and two products, and five vectors of P entries, beside the graphs that are kept.
+            `auto` and `rules` add their comparison, a product by double backward and one by rules of 4 to 8 examples
+            (an eighth of a batch): next to nothing where examples cost most, a gradient or two where parameters do.
+            A network with custom autograd functions is asked as by `full`. `full`: also a product against
+            central differences, on a float64 copy and the first batch (some ten gradients). `none`: only the
+            comparison, with the first product.
 
     Returns:
         Operator of shape [P, P]; P counts each tied weight once. Close it, or use it in a `with`

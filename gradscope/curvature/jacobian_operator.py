@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gradscope.curvature.gradient_graph import drawn
 from gradscope.curvature.jacobian_graph import JacobianGraph
 from gradscope.curvature.missing_derivatives import normalises_with_bias_alone
 from gradscope.curvature.problem_operator import BatchGraph, ProblemOperator
@@ -74,8 +75,7 @@ class JacobianOperator(ProblemOperator):
             # Double backward itself is known to be wrong there.
             return
         graphs.append(JacobianGraph(*share, parameters))
-        vector = torch.randn(self.shape[0], generator=torch.Generator().manual_seed(2), dtype=self.dtype)
-        vector = vector.to(self.device)
+        vector = drawn(self.shape[0], parameters[0], torch.Generator().manual_seed(2))
         by_rules, by_taping = torch.zeros_like(vector), torch.zeros_like(vector)
         for graph, product in zip(graphs, (by_rules, by_taping), strict=True):
             graph.add_product(vector, product)

@@ -129,6 +129,19 @@ class Operator(ABC):
         return self._apply(rows.detach().to(self.device, self.dtype).contiguous())
 
 
+def require_operator(given: object, who: str) -> None:
+    """Refuse what is no operator, such as the problem that one is made of.
+
+    Raises:
+        ValueError: Says how to make one.
+    """
+    if not isinstance(given, Operator):
+        raise ValueError(
+            f"{who} takes an operator, got {type(given).__name__}. Make one first: gs.hessian(problem), where the "
+            "problem may be a pair (model, data), or gs.gauss_newton or gs.empirical_fisher of it."
+        )
+
+
 class MatrixOperator(Operator):
     """A matrix that is at hand, seen as an operator.
 
@@ -136,14 +149,12 @@ class MatrixOperator(Operator):
         matrix: Symmetric, shape [P, P], float32 or float64.
 
     Raises:
-        ValueError: `matrix` is not square, not finite, or not symmetric to 1e-4 (float32) or 1e-10 of its largest entry.
+        ValueError: `matrix` is not square, or not symmetric to 1e-4 (float32) or 1e-10 of its largest entry.
     """
 
     def __init__(self, matrix: Tensor) -> None:
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"MatrixOperator needs a square matrix, got shape {list(matrix.shape)}.")
-        if not matrix.isfinite().all():
-            raise ValueError("MatrixOperator needs a finite matrix, but entries are infinite or NaN.")
         tolerance = 1e-10 if matrix.dtype == torch.float64 else 1e-4
         asymmetry, scale = (matrix - matrix.T).abs().max(), matrix.abs().max()
         if asymmetry > tolerance * scale:

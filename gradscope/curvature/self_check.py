@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradscope.curvature.culprits import changing_part, not_finite_part, weight_normalised, wrong_layer
 from gradscope.curvature.differences import loss_and_gradient, own_functions, reduced_precision
+from gradscope.curvature.gradient_graph import drawn
 from gradscope.curvature.probes import inner_product
 from gradscope.curvature.problem_operator import BatchGraph, ProblemOperator
 from gradscope.curvature.selection import select
@@ -54,7 +55,9 @@ def check_repeatable(operator: ProblemOperator) -> None:
             f"loss from {first_loss.item():.6g} to {second_loss.item():.6g}: {changing_part(operator.problem)}"
         )
     # A matrix that is zero comes out as rounding errors, which are not symmetric.
-    noise = 10 * torch.finfo(operator.dtype).eps * (first_loss.abs() + length).item() * operator.shape[0] ** 0.5
+    noise = (
+        10 * torch.finfo(operator.dtype).eps * (first_loss.abs() + length).item() * operator.shape[0] ** 0.5
+    )
     if asymmetry > tolerance * size + noise:
         raise ValueError(
             f"The {operator.title} must be symmetric, but u.Av and v.Au differ by "
@@ -74,23 +77,26 @@ def check_repeatable(operator: ProblemOperator) -> None:
 def _first_pass(operator: ProblemOperator) -> tuple[Tensor, Tensor, float, float]:
     """Loss, gradient [P], and the difference of u.Av and v.Au beside |u| |Av|, all from one graph of each batch.
 
-    Five vectors of P entries are alive at once, and four of them gone afterwards.
+    Five vectors of P entries are alive at once, none of them while rules are compared, and one afterwards.
     """
-    generator = torch.Generator().manual_seed(0)
-    u, v = (
-        torch.randn(operator.shape[0], generator=generator, dtype=operator.dtype).to(operator.device)
-        for _ in range(2)
-    )
+    size, generator = operator.shape[0], torch.Generator().manual_seed(0)
+    like = next(iter(operator.parameters.values())).detach()
     loss = torch.zeros((), dtype=torch.float64, device=operator.device)
-    gradient, hu, hv = torch.zeros_like(u), torch.zeros_like(u), torch.zeros_like(u)
+    vectors: list[Tensor] = []
 
     def visit(graph: BatchGraph, kept: bool) -> None:
         loss.add_(graph.loss)
-        gradient.add_(graph.gradient())
+        if not vectors:
+            vectors.extend([graph.gradient(), drawn(size, like, generator), drawn(size, like, generator)])
+            vectors.extend([like.new_zeros(size), like.new_zeros(size)])
+        else:
+            vectors[0].add_(graph.gradient())
+        _, u, v, hu, hv = vectors
         graph.add_product(u, hu)
         graph.add_product(v, hv, last=not kept)
 
     operator.for_each_batch(visit)
+    gradient, u, v, hu, hv = vectors
     asymmetry = abs(inner_product(u, hv) - inner_product(v, hu))
     return loss, gradient, asymmetry, (inner_product(u, u) * inner_product(hv, hv)) ** 0.5
 

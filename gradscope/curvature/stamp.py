@@ -46,7 +46,7 @@ def stamp(problem: Problem) -> Stamp:
     further = [*_referred(problem.loss), *_referred(problem.forward)]
     tensors = [*state, *further, *(_tensors(problem.data) if isinstance(problem.data, list | tuple) else ())]
     objects: list[Any] = [model, problem.data, problem.loss, problem.forward, *tensors]
-    numbers: list[Any] = [problem.reduction, problem.batch_norm, problem.batch_norm_name, problem.examples]
+    numbers: list[Any] = [problem.reduction, problem.batch_norm, problem.examples]
     numbers += [_version(tensor) for tensor in tensors]
     numbers += [tensor.requires_grad for tensor in state]
     for module in model.modules():
@@ -56,7 +56,7 @@ def stamp(problem: Problem) -> Stamp:
                 numbers.append((name, value))
             elif name in _HOOKS:
                 numbers.append(tuple(value))
-            elif not name.startswith("_"):
+            elif not isinstance(value, dict | set):
                 objects.append(value)
                 numbers.append(_version(value) if isinstance(value, Tensor) else name)
     return Stamp(tuple(objects), (*numbers, *_entries([*state, *further])))
@@ -70,8 +70,12 @@ def _version(tensor: Tensor) -> int:
 def _entries(tensors: list[Tensor]) -> list[float]:
     """Three entries of each."""
     with torch.no_grad():
-        parts = [part for tensor in tensors for part in dense_parts(tensor.detach()) if part.numel()]
-        entries = [part.flatten()[:: max(1, part.numel() // 2)].double() for part in parts]
+        parts = [
+            part.view(-1) if part.is_contiguous() else part.flatten()
+            for t in tensors
+            for part in dense_parts(t)
+        ]
+        entries = [part[:: max(1, len(part) // 2)].double() for part in parts if len(part)]
         if len({entry.device for entry in entries}) > 1:
             entries = [entry.cpu() for entry in entries]
         return torch.cat(entries).tolist() if entries else []

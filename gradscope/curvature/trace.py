@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradscope.curvature.hutchinson import BLOCK, Hutchinson
-from gradscope.curvature.operators import Operator
+from gradscope.curvature.operators import Operator, require_operator
 from gradscope.curvature.probes import mean_of, mean_of_squares, participation_ratio_of
 from gradscope.curvature.units import EIGENVALUE, SQUARE
 from gradscope.curvature.xtrace import XTrace, share_outside
@@ -97,6 +97,7 @@ def trace(
             f"trace needs method one of {', '.join(METHODS)}, 0 < accuracy < 1 and max_products >= 4; got "
             f"method={method!r}, accuracy={accuracy}, max_products={max_products}."
         )
+    require_operator(operator, "trace")
     if not operator.symmetric:
         raise ValueError("trace needs a symmetric operator; this one says symmetric=False.")
     before = operator.products
@@ -213,7 +214,7 @@ def _crossed(sketch: XTrace) -> Samples:
     whole = sketch.whole()
     if whole is None:
         return Samples("xtrace", *sketch.samples())
-    return Samples("exact", *(numpy.full(2, value) for value in whole))
+    return Samples("exact", numpy.full(2, whole[0]), numpy.full(2, whole[1]))
 
 
 def _usable(deflate: Tensor, operator: Operator, max_products: int) -> Tensor:

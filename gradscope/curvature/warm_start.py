@@ -12,7 +12,7 @@ What a start with so small a random part misses, the second start of `converged_
 """
 
 
-def warm_start(operator: Operator, given: Tensor, seed: int, share: float = RANDOM_SHARE) -> Tensor:
+def warm_start(operator: Operator, given: Tensor, seed: int) -> Tensor:
     """One starting vector, [P]: the sum of the given directions, and a random part.
 
     A Krylov space knows only what its start knows, and the old eigenvectors of an operator that has moved may
@@ -22,7 +22,6 @@ def warm_start(operator: Operator, given: Tensor, seed: int, share: float = RAND
         operator: Symmetric, [P, P].
         given: One vector, [P], or several, [k, P]; rows that are not finite (values not reached) are left out.
         seed: Of the random part.
-        share: Its length, beside 1.
 
     Raises:
         ValueError: The shape is wrong, or no row is finite and other than zero.
@@ -40,4 +39,4 @@ def warm_start(operator: Operator, given: Tensor, seed: int, share: float = RAND
     total = (rows[usable] / lengths[usable]).sum(dim=0)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(size, generator=generator).to(total)
-    return total / torch.linalg.vector_norm(total) + share * noise / torch.linalg.vector_norm(noise)
+    return total / torch.linalg.vector_norm(total) + RANDOM_SHARE * noise / torch.linalg.vector_norm(noise)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textwrap import fill
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,8 @@ UNITS = {
     "kappa_lower": "dimensionless",
 }
 MOST_NUMBERED = 20
+# A zero whose interval ends above this share of the column's largest is an estimate that was clipped.
+ROUNDING = 1e-4
 # Of all names along the x axis, side by side; where there are more, the y axis has them.
 MOST_LETTERS = 60
 
@@ -45,15 +47,17 @@ def block_curvature(frame: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     the norm of the Hessian's block between two blocks; on its diagonal, where the frame has no coupling of a block
     with itself, stands the norm of the block's own Hessian, the larger of |largest| and |smallest eigenvalue|. An exact
     zero is white with a 0 in it, however small its neighbours are; what is undefined is crossed out; what has no row
-    is blank grey.
+    is blank grey; what has not converged has a ring in its corner.
 
     Args:
-        frame: As `block_curvature` returns it: columns `block`, `quantity`, `value`; `other` in rows of quantity
-            "coupling", once for a pair or both ways; `by` and `seed` (averaged over) where there are any.
+        frame: As `block_curvature`, or `curvature_study` with `by`, returns it: columns `block`, `quantity`, `value`;
+            `other` in rows of quantity "coupling", once for a pair or both ways; `high`, `status`, `by` and `seed`
+            (averaged over) where there are any. Rows without a block, of the whole network, are passed over.
         ax: Axes to draw into, divided when there are rows of both kinds; None for a new figure.
 
     Raises:
-        ValueError: The frame lacks a column, has none of the quantities, or mixes several ways to divide the network.
+        ValueError: The frame lacks a column, has no row of a block or none of the quantities, or mixes several ways to
+            divide the network.
 
     Source:
         The Hessian of pairs of layers at the zero point: Li et al. (2016), arXiv:1611.01186; spectra by block: Zhang
@@ -61,6 +65,12 @@ def block_curvature(frame: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     """
     who = "block_curvature"
     require(frame, ["block", "quantity", "value"], who)
+    frame = frame[frame["block"].notna()]
+    if frame.empty:
+        raise ValueError(
+            f"{who} draws the blocks of a network, but no row of the frame has a block. Measure them: "
+            "block_curvature(problem, by), or curvature_study(problem, by=...)."
+        )
     if "by" in frame.columns and frame["by"].nunique() > 1:
         raise ValueError(
             f"{who} draws one division of the network, but the frame has {list(frame['by'].unique())}. "
@@ -76,7 +86,9 @@ def block_curvature(frame: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     kept, left_out = drawable(frame, ["value"])
     summary = over_seeds(kept, ["quantity", "block", "other"], who)
     # A row for every cell that was asked for, without value where it is undefined.
-    asked = frame[["quantity", "block", "other"]].drop_duplicates().merge(summary, how="left")
+    unconverged = frame["status"] == "unconverged" if "status" in frame.columns else False
+    cells = frame.assign(unconverged=unconverged).groupby(["quantity", "block", "other"], sort=False)
+    asked = cells["unconverged"].any().reset_index().merge(summary, how="left")
     others = [name for name in levels(frame, "other") if name != NO_OTHER]
     blocks = list(dict.fromkeys([*levels(frame, "block"), *others]))
     with house_style():
@@ -96,13 +108,42 @@ def block_curvature(frame: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     return figure
 
 
+class Cells(NamedTuple):
+    """A table by block and `other`, each [rows, columns].
+
+    Attributes:
+        values: NaN where undefined or not asked for.
+        measured: Whether it was asked for.
+        unconverged: Whether it is not settled.
+        high: Upper end of its interval, NaN where there is none.
+    """
+
+    values: NDArray[np.float64]
+    measured: NDArray[np.bool_]
+    unconverged: NDArray[np.bool_]
+    high: NDArray[np.float64]
+
+    def exact(self, largest: NDArray[np.float64] | float) -> NDArray[np.bool_]:
+        """Whether a 0 would be one, and not what is left of an interval that reaches beyond it."""
+        return ~self.unconverged & ~(self.high > ROUNDING * np.asarray(largest))
+
+
 def _table(axis: Axes, asked: pd.DataFrame, blocks: list[Any], quantities: list[str]) -> None:
-    values, measured = _places(asked.assign(other=asked["quantity"]), blocks, quantities)
-    sizes = np.abs(np.nan_to_num(values))
+    cells = _places(asked.assign(other=asked["quantity"]), blocks, quantities)
+    sizes = np.abs(np.nan_to_num(cells.values))
     largest = sizes.max(axis=0, initial=0.0)
     shades = sizes / np.where(largest > 0, largest, 1.0)
-    shaded_cells(axis, values, shades, measured, numbers=len(blocks) <= MOST_NUMBERED)
-    shade_bar(axis, Normalize(0, 1), "share of the column's largest")
+    shaded_cells(
+        axis,
+        cells.values,
+        shades,
+        cells.measured,
+        exact=cells.exact(largest),
+        unconverged=cells.unconverged,
+        numbers=len(blocks) <= MOST_NUMBERED,
+    )
+    if largest.any():
+        shade_bar(axis, Normalize(0, 1), "share of the column's largest")
     axis.set_xticks(range(len(quantities)), [TABLE[name] for name in quantities], fontsize=8)
     ticks_at(axis, blocks, "y", most=24)
     axis.set_title("each block alone")
@@ -118,22 +159,28 @@ def _units(quantities: list[str]) -> str:
 
 
 def _matrix(axis: Axes, asked: pd.DataFrame, blocks: list[Any]) -> None:
-    values, measured = _places(asked[asked["quantity"] == COUPLING], blocks, blocks)
-    values, measured = np.where(measured, values, values.T), measured | measured.T
+    below = _places(asked[asked["quantity"] == COUPLING], blocks, blocks)
+    # A pair may stand once, either way round.
+    cells = Cells(*(np.where(below.measured, one, one.T) for one in below))
     ends = [
         _places(asked[asked["quantity"] == name].assign(other=name), blocks, [name])
         for name in ("lambda_max", "lambda_min")
     ]
-    # The norm of a symmetric matrix takes both of its ends.
-    norms = np.abs(np.hstack([end for end, _ in ends])).max(axis=1)
-    alone = np.hstack([known for _, known in ends]).all(axis=1) & ~np.diagonal(measured)
+    alone = np.hstack([end.measured for end in ends]).all(axis=1) & ~np.diagonal(cells.measured)
     place = np.flatnonzero(alone)
-    values[place, place], measured[place, place] = norms[place], True
-    positive = values[np.isfinite(values) & (values > 0)]
+    # The norm of a symmetric matrix takes both of its ends.
+    cells.values[place, place] = np.abs(np.hstack([end.values for end in ends])).max(axis=1)[place]
+    cells.unconverged[place, place] = np.hstack([end.unconverged for end in ends]).any(axis=1)[place]
+    cells.measured[place, place] = True
+    drawn = np.isfinite(cells.values) & (cells.values > 0)
+    positive = cells.values[drawn]
     low, high = (float(positive.min()), float(positive.max())) if len(positive) else (1.0, 1.0)
     norm = LogNorm(low, high) if high > low else LogNorm(low / 3, 3 * low)
-    shaded_cells(axis, values, norm(np.where(values > 0, values, low)).filled(0.0), measured)
-    shade_bar(axis, norm, "norm (loss per squared parameter)")
+    shades = norm(np.where(drawn, cells.values, low)).filled(0.0)
+    exact = cells.exact(high if len(positive) else 0.0)
+    shaded_cells(axis, cells.values, shades, cells.measured, exact=exact, unconverged=cells.unconverged)
+    if len(positive):
+        shade_bar(axis, norm, "norm (loss per squared parameter)")
     ticks_at(axis, blocks, "y", most=24)
     side_by_side = len(blocks) * _longest(blocks) <= MOST_LETTERS
     ticks_at(axis, blocks if side_by_side else [""] * len(blocks), "x", most=24)
@@ -145,15 +192,15 @@ def _longest(blocks: list[Any]) -> int:
     return max((len(str(block)) for block in blocks), default=0)
 
 
-def _places(
-    cells: pd.DataFrame, rows: list[Any], columns: list[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Values by block and `other`, [rows, columns], and which of them were asked for."""
+def _places(cells: pd.DataFrame, rows: list[Any], columns: list[Any]) -> Cells:
     row, column = ({name: i for i, name in enumerate(names)} for names in (rows, columns))
-    values = np.full((len(rows), len(columns)), np.nan)
-    measured = np.zeros(values.shape, dtype=bool)
-    for block, other, value in zip(cells["block"], cells["other"], cells["value"], strict=True):
-        if block in row and other in column:
-            values[row[block], column[other]] = value
-            measured[row[block], column[other]] = True
-    return values, measured
+    shape = len(rows), len(columns)
+    found = Cells(
+        np.full(shape, np.nan), np.zeros(shape, bool), np.zeros(shape, bool), np.full(shape, np.nan)
+    )
+    for cell in cells.to_dict("records"):
+        if cell["block"] in row and cell["other"] in column:
+            place = row[cell["block"]], column[cell["other"]]
+            found.values[place], found.high[place] = cell["value"], cell["high"]
+            found.measured[place], found.unconverged[place] = True, cell["unconverged"]
+    return found

@@ -31,22 +31,23 @@ def condition_numbers(
     reason in it.
 
     Args:
-        frame: As `condition_numbers` returns it: columns `definition`, `value`, and `low`, `high`, `status`, `reason`,
-            `use` where there are any; one row for each definition.
+        frame: As `condition_numbers` or `curvature_study` returns it: columns `definition`, `value`, and `low`, `high`,
+            `status`, `reason`, `use` where there are any; one row for each definition. Of a frame of many quantities
+            the rows of "condition_number" are drawn that are of no `block` and no `batch_size`.
         x_label: With unit.
         ax: Axes to draw into; None for a new figure.
 
     Raises:
-        ValueError: The frame lacks a column, or has several rows of one definition.
+        ValueError: The frame lacks a column, has no condition number, or several rows of one definition.
     """
     who = "condition_numbers"
     require(frame, ["definition", "value"], who)
+    frame = _of_whole_network(frame, who)
     doubled = frame.loc[frame["definition"].duplicated(), "definition"].unique()
     if len(doubled):
         raise ValueError(
             f"{who} draws one network, but the frame has several rows of {list(doubled)}. Filter it to one condition."
         )
-    frame = frame.reset_index(drop=True)
     frame = frame.assign(low=frame.get("low", np.nan), high=frame.get("high", np.nan))
     frame = frame.assign(status=frame.get("status", "ok"), reason=frame.get("reason", ""))
     frame = frame.assign(use=frame.get("use", ""))
@@ -67,18 +68,37 @@ def condition_numbers(
         axis.grid(axis="y", visible=False)
         axis.tick_params(axis="y", length=0)
         axis.margins(x=0.08)
-        if np.isinf(frame["high"]).any() and len(kept):
+        if np.isinf(frame["high"]).any() and bool(positive.any()):
             # Room for the arrows, which are as long everywhere.
             axis.set_xscale("log")
             left, right = axis.get_xlim()
             axis.set_xlim(left, right * (right / left) ** 0.12)
-        logarithmic(axis, "x")
+        if bool(positive.any()):
+            logarithmic(axis, "x")
+        else:
+            axis.set_xticks([])
         axis.set_xlabel(x_label)
         axis.set_ylabel("definition (name)")
         note_left_out(axis, left_out, len(frame))
         note_left_out(axis, int((~positive).sum()), len(frame), "not positive, so not on a log axis")
         legend_below(figure, [axis], ax)
     return figure
+
+
+def _of_whole_network(frame: pd.DataFrame, who: str) -> pd.DataFrame:
+    kept = frame["definition"].notna()
+    if "quantity" in frame.columns:
+        kept &= frame["quantity"] == "condition_number"
+    for part in ("block", "batch_size"):
+        if part in frame.columns:
+            kept &= frame[part].isna()
+    if not kept.any():
+        raise ValueError(
+            f"{who} draws the condition numbers of a whole network, but no row of the frame is one: quantity "
+            '"condition_number" with a definition, without block and batch_size. curvature_study and condition_numbers '
+            "have such rows."
+        )
+    return frame[kept].reset_index(drop=True)
 
 
 def _number(axis: Axes, row: int, values: pd.Series) -> None:

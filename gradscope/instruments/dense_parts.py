@@ -12,7 +12,9 @@ def dense_parts(tensor: Tensor) -> list[Tensor]:
 
     Complex numbers come as pairs of real ones. Parts share the tensor's memory.
     """
-    if tensor.layout == torch.sparse_coo:
+    if tensor.layout == torch.strided:
+        parts = [tensor]
+    elif tensor.layout == torch.sparse_coo:
         parts = [tensor._indices(), tensor._values()]
     elif tensor.layout in _COMPRESSED_BY_ROWS:
         parts = [tensor.crow_indices(), tensor.col_indices(), tensor.values()]

@@ -226,8 +226,8 @@ def _of_condition(frame: "pd.DataFrame") -> list[str]:
         ]
     return [
         f"Largest over smallest eigenvalue in size is at least {bound['value']:.3g}, which is rigorous and may grow "
-        "with the products spent. The number itself is not given: which eigenvalue is the smallest in size, products with "
-        "the matrix do not tell."
+        "with the products spent. The number itself is not given: which eigenvalue is the smallest in size, products "
+        "do not tell."
     ]
 
 

@@ -1,5 +1,6 @@
 """Everything about the curvature of one network, in one frame."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from gradscope.curvature.condition import check_positive
 from gradscope.curvature.hessian import hessian
 from gradscope.curvature.operators import DENSE_LIMIT
 from gradscope.curvature.partition import Partition
+from gradscope.curvature.preconditioning import Diagonal
 from gradscope.curvature.selection import Selection
 from gradscope.gradients.gathered import read_once
 from gradscope.problem import as_problem
@@ -16,10 +18,11 @@ from gradscope.studies.block_curvature import block_curvature
 from gradscope.studies.curvature.along_training import slope_rows
 from gradscope.studies.curvature.extremes import Budget
 from gradscope.studies.curvature.gradient import loss_and_gradient
+from gradscope.studies.curvature.options import check_between, check_whole
 from gradscope.studies.curvature.rows import reading
 from gradscope.studies.curvature.stability import stability_limit
 from gradscope.studies.curvature.whole import Wanted, by_products, formed
-from gradscope.studies.minibatch_curvature import minibatch_curvature
+from gradscope.studies.minibatch_curvature import minibatch_curvature, refuse_sizes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +55,7 @@ def curvature_study(
     sizes: Sequence[int] = (),
     draws: int = 5,
     parameters: Selection = None,
+    precondition: Diagonal = None,
     accuracy: float = 0.05,
     probes: int = 10,
     steps: int = 80,
@@ -65,7 +69,7 @@ def curvature_study(
     minibatches.
 
     With at most `dense_limit` parameters the Hessian is formed, by P products, and all of these but the density's
-    shape are exact. Else they cost at most `max_products` for the eigenvalues, probes * steps for the density and
+    curve and the count of zero rows are exact. Else they cost at most `max_products` for the eigenvalues, probes * steps for the density and
     `max_products` for the trace. Progress counts these; blocks and minibatches show theirs.
 
     Args:
@@ -77,6 +81,9 @@ def curvature_study(
         coupling: Also the norms between these blocks.
         sizes: Also minibatches of these sizes, `draws` of each, as in `minibatch_curvature`.
         parameters: As in `hessian`.
+        precondition: As in `hessian`, such as `adam_diagonal(optimiser, problem)`: all is then of the preconditioned
+            Hessian, without blocks or minibatches. For Adam's limit of stability give beta1 as momentum:
+            (2 + 2 beta1) / (1 - beta1), 38 for 0.9 (Cohen et al. 2022, arXiv:2207.14484).
         accuracy: Relative standard error that is aimed at for the trace.
         probes, steps: As in `spectral_density`.
         dense_limit: Largest number of parameters whose Hessian is formed, at most 5000.
@@ -93,16 +100,19 @@ def curvature_study(
           `top_subspace`;
         - "condition_number" by `definition`: negative_ratio, top_ratio, bulk_edge_ratio, and damped with a weight
           decay; kappa_lower (a rigorous lower bound) and kappa_resolved, or of a formed Hessian extreme_ratio and
-          percentile_10, and "share_negative";
+          percentile_10, and "share_negative", the share of eigenvalues below 0 by more than rounding;
         - "learning_rate", "learning_rate_product", "stability_limit", with a learning rate;
         - "trace", "trace_of_square", "participation_ratio", "trace_over_lambda_max";
-        - "spectral_density" over `eigenvalue`, and what else `spectral_density` reports;
+        - "spectral_density" over `eigenvalue`, and what else `spectral_density` reports: "negative_share", which counts
+          eigenvalues below -`threshold` only, and so fewer than "share_negative"; "share_above", those beyond the
+          threshold on either side; "absolute_trace", the sum of absolute values; all three exact for a formed Hessian;
         - "products" and "seconds" of all of this.
         Rows with a `block` are those of `block_curvature`, with a `batch_size` those of `minibatch_curvature`; figures
         take either part.
 
     Raises:
-        ValueError: An option out of range, or whatever `hessian`, `block_curvature` and `minibatch_curvature` refuse.
+        ValueError: An option out of range, told before anything is measured, or whatever `hessian` refuses, such as a
+            loader that shuffles where batch statistics make its batches differ.
         FloatingPointError: The loss or a product is not finite.
 
     Source:
@@ -110,20 +120,33 @@ def curvature_study(
     """
     import pandas as pd
 
-    if k < 1 or max_products < 4 or not 0 <= dense_limit <= DENSE_LIMIT or not 0 < accuracy < 1:
-        raise ValueError(
-            f"curvature_study needs k >= 1, max_products >= 4, 0 <= dense_limit <= {DENSE_LIMIT} and 0 < accuracy < 1; "
-            f"got {k!r}, {max_products!r}, {dense_limit!r}, {accuracy!r}."
-        )
+    check_whole({"k": (k, 1), "max_products": (max_products, 4), "dense_limit": (dense_limit, 0)})
+    check_whole({"probes": (probes, 2), "steps": (steps, 2), "draws": (draws, 1)})
+    if dense_limit > DENSE_LIMIT:
+        raise ValueError(f"A Hessian is formed with dense_limit <= {DENSE_LIMIT}, got {dense_limit!r}.")
+    check_between({"accuracy": (accuracy, 0, 1), "tolerance": (tolerance, 0, math.inf)})
     check_positive({"learning_rate": learning_rate})
     budget = Budget(tolerance, max_products, seed)
-    limit = stability_limit(momentum, nesterov=nesterov)
-    wanted = Wanted(k, budget, accuracy, probes, steps, learning_rate, limit, weight_decay)
-    problem = read_once(as_problem(problem))
+    limit = stability_limit(momentum, nesterov=nesterov, averaged=precondition is not None)
+    if precondition is not None and (by is not None or sizes):
+        raise ValueError("With precondition= there are no blocks and no minibatches: leave by and sizes out.")
+    decay = weight_decay if precondition is None else 0.0
+    wanted = Wanted(k, budget, accuracy, probes, steps, learning_rate, limit, decay)
+    problem = as_problem(problem)
+    of_operator: dict[str, Any] = {"parameters": parameters, "weight_decay": weight_decay}
+    if sizes:
+        refuse_sizes(problem, sizes, draws)
     began = time.perf_counter()
+    if by is not None:
+        with hessian(problem, **of_operator, check="none") as operator:
+            operator.blocks(by)
+    of_operator["precondition"] = precondition
+    # The check reads the data twice, which finds what differs from one reading to the next; what follows reads it once.
+    with hessian(problem, **of_operator):
+        problem = read_once(problem)
     loss, gradient = loss_and_gradient(problem, parameters)
     rows = slope_rows(loss, gradient)
-    with hessian(problem, parameters=parameters, weight_decay=weight_decay) as operator:
+    with hessian(problem, **of_operator, check="none") as operator:
         size = operator.shape[0]
         rows.append(reading("parameters", size, "parameters"))
         dense = size <= dense_limit

@@ -6,7 +6,7 @@ import numpy
 
 from gradscope.curvature.extremes import ENDS
 from gradscope.curvature.lanczos import Lanczos
-from gradscope.curvature.operators import Operator
+from gradscope.curvature.operators import Operator, require_operator
 from gradscope.curvature.units import EIGENVALUE
 from gradscope.progress import progress as shown_progress
 
@@ -56,6 +56,7 @@ def eigenvalue_convergence(
             "eigenvalue_convergence needs k >= 1, max_products >= 1, tolerance > 0 and ends one of both, largest, "
             f"smallest; got k={k!r}, max_products={max_products!r}, tolerance={tolerance!r}, ends={ends!r}."
         )
+    require_operator(operator, "eigenvalue_convergence")
     run = Lanczos(operator, seed=seed)
     steps = min(max_products, operator.shape[0])
     rows: list[dict[str, Any]] = []

@@ -74,7 +74,7 @@ def minibatch_curvature(
     import pandas as pd
 
     problem = read_once(as_problem(problem))
-    _refuse(problem, sizes, draws, ends)
+    refuse_sizes(problem, sizes, draws, ends)
     options = {"ends": ends, "tolerance": tolerance, "max_products": max_products, "seed": seed}
     about: dict[str, Any] = {"parameters": parameters, "weight_decay": weight_decay}
     parts = drawn(problem, sorted(set(sizes)), draws, seed)
@@ -101,7 +101,10 @@ def minibatch_curvature(
     return frame[[*conditions, "batch_size", "draw", *WHAT, *VALUES[:3], "n", "products", *VALUES[3:]]]
 
 
-def _refuse(problem: Problem, sizes: Sequence[int], draws: int, ends: str) -> None:
+def refuse_sizes(problem: Problem, sizes: Sequence[int], draws: int, ends: str = "both") -> None:
+    """Raise ValueError for options that `minibatch_curvature` cannot measure with."""
+    if not isinstance(sizes, Sequence | set):
+        raise ValueError(f"sizes are several numbers of examples, such as ({sizes!r},), got {sizes!r}.")
     if ends not in ENDS or draws < 1 or not sizes or not all(1 <= size <= problem.examples for size in sizes):
         raise ValueError(
             f"minibatch_curvature needs sizes of 1 to {problem.examples} examples (all there are), draws >= 1 and ends "

@@ -118,13 +118,40 @@ def test_curvature_is_curvature_study_read_out(tmp_path, capsys):
     assert {path.name for path in tmp_path.glob("*.png")} == {"density.png", "condition_numbers.png"}
 
 
-def test_curvature_of_some_parameters_by_blocks_and_minibatches(tmp_path):
+def test_curvature_of_some_parameters_by_blocks_and_minibatches(tmp_path, capsys):
     options = ["--parameters", "head,stem", "--by", "layer", "--couplings", "--minibatches", "4,8"]
     kept = run("curvature", tmp_path, "--k", "1", "--steps", "4", *options)
     assert {"coupling", "lambda_max"} <= set(kept.loc[kept["block"].notna(), "quantity"])
     assert set(kept["batch_size"].dropna()) >= {4, 8}
     drawn = {"density.png", "condition_numbers.png", "blocks.png", "minibatches.png"}
     assert {path.name for path in tmp_path.glob("*.png")} == drawn
+    heading, *lines = [line.split() for line in capsys.readouterr().out.split("quantity", 1)[1].splitlines()]
+    assert heading[-5:] == ["batch_size", "value", "low", "high", "status"]
+    told = [line for line in lines if line and line[0] in ("lambda_max", "lambda_max_ratio")]
+    of_all, *blocks = told[: 1 + len(set(kept["block"].dropna()))]
+    ratios = [line for line in told if line[0] == "lambda_max_ratio"]
+    assert float(of_all[1]) == pytest.approx(
+        kept.query("quantity == 'lambda_max'")["value"].iloc[0], rel=1e-4
+    )
+    assert {line[1] for line in blocks} == set(kept["block"].dropna())
+    assert [line[1] for line in ratios] == ["4", "8"] and not any("..." in line for line in lines)
+
+
+def test_curvature_with_momentum_has_its_limit(tmp_path, capsys):
+    short = ["--k", "1", "--steps", "4", "--learning-rate", "0.1"]
+    for nesterov, limit in (([], 3.8), (["--nesterov"], 3.8 / 2.8)):
+        kept = run("curvature", tmp_path, *short, "--momentum", "0.9", *nesterov)
+        assert kept.query("quantity == 'stability_limit'")["value"].item() == pytest.approx(limit)
+    told = json.loads((tmp_path / "provenance.json").read_text())["configuration"]
+    assert told["momentum"] == 0.9 and told["nesterov"]
+    for options, why in (
+        (["--momentum", "0.9"], "give that, too"),
+        (["--learning-rate", "0.1", "--momentum", "1"], "below 1"),
+        (["--learning-rate", "0.1", "--nesterov"], "such as 0.9"),
+    ):
+        capsys.readouterr()
+        assert main(["curvature", "--model", SMALL, "--out", str(tmp_path / "x"), *options]) == 2
+        assert why in capsys.readouterr().err
 
 
 def test_lesions_is_lesion_study_after_calibration(tmp_path):

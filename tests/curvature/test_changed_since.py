@@ -21,10 +21,10 @@ class Scaled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.by, self.shift = 1.0, torch.full((5,), 0.1, dtype=torch.float64)
+        self._by, self.shift = 1.0, torch.full((5,), 0.1, dtype=torch.float64)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.by * x + self.shift
+        return self._by * x + self.shift
 
 
 def problem(loss: Any = "cross_entropy") -> Problem:
@@ -57,7 +57,7 @@ CHANGES: dict[str, Callable[[Problem], Any]] = {
     "modes of layers": swapped_modes,
     "an epsilon": lambda made: setattr(made.model[1], "eps", 0.5),
     "a module": lambda made: made.model.__setitem__(2, nn.Sigmoid()),
-    "a number": lambda made: setattr(made.model[3], "by", 2.0),
+    "a number": lambda made: setattr(made.model[3], "_by", 2.0),
     "a plain tensor": lambda made: doubled(made.model[3].shift),
     "the reduction": lambda made: setattr(made, "reduction", "sum"),
     "the loss": lambda made: setattr(made, "loss", lambda out, y: 2 * out.square().sum(dim=1)),

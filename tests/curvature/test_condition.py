@@ -9,7 +9,14 @@ from cases import CASES
 from curvature_matrices import MATRICES
 from shortcut_nets import zero_point
 
-from gradscope.curvature import Lanczos, MatrixOperator, condition_number, extreme_eigenvalues, hessian
+from gradscope.curvature import (
+    Lanczos,
+    MatrixOperator,
+    condition_number,
+    condition_numbers,
+    extreme_eigenvalues,
+    hessian,
+)
 from gradscope.curvature.condition import DEFINITIONS
 from gradscope.curvature.condition_bounds import kappa_resolved, lower_bound
 from gradscope.curvature.condition_evidence import of_run
@@ -233,19 +240,21 @@ def test_bad_requests_say_what_to_do() -> None:
         condition_number(torch.eye(3), "extreme_ratio")
 
 
-@pytest.mark.parametrize("definition", ["top_ratio", "negative_ratio", "bulk_edge_ratio"])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_nothing_is_divided_by_an_eigenvalue_that_may_be_zero(definition: str, sign: float) -> None:
-    """A rank-one operator by products: its fifth eigenvalue, or that of the other sign, is rounding."""
-    vector = torch.randn(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    operator = MatrixOperator(sign * torch.outer(vector, vector))
-    (row,) = condition_number(operator, definition).to_dict("records")
-    if (definition, sign) == ("negative_ratio", 1.0):
-        assert abs(row["value"]) < 1e-12
-    else:
-        assert row["status"] == "undefined"
-        assert numpy.isnan(row["value"])
-        assert row["reason"]
+def test_nothing_is_divided_by_an_eigenvalue_that_may_be_zero(sign: float) -> None:
+    """Rank-one operators by products: their fifth eigenvalue, or that of the other sign, is rounding."""
+    for seed in range(8):
+        vector = torch.randn(40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        operator = MatrixOperator(sign * torch.outer(vector, vector))
+        rows = condition_numbers(operator, dense=False, seed=seed).set_index("definition")
+        for definition in ("top_ratio", "negative_ratio", "bulk_edge_ratio"):
+            row = rows.loc[definition]
+            if (definition, sign) == ("negative_ratio", 1.0):
+                assert abs(row["value"]) < 1e-12
+            else:
+                assert row["status"] == "undefined"
+                assert numpy.isnan(row["value"])
+                assert "eigenvalue" in row["reason"]
 
 
 def test_the_damped_interval_reaches_to_both_ends_of_the_smallest() -> None:
@@ -273,3 +282,24 @@ def test_a_run_through_the_whole_space_bounds_the_number_from_above() -> None:
         kappa = max(map(abs, values)) / min(map(abs, values))
         assert row["low"] <= kappa <= row["high"] < kappa * (1 + 1e-9)
         assert "of all eigenvalues" in row["reason"]
+
+
+def test_the_bound_counts_what_a_second_start_dropped() -> None:
+    """A run that keeps vectors with residuals of a tenth, and starts anew: T alone says too little of |A Q w|."""
+    values = torch.cat([torch.tensor([10.0, 8.0]), torch.linspace(-1, 1, 60)]).double()
+    run = Lanczos(MatrixOperator(torch.diag(values)), seed=1)
+    for _ in range(5):
+        run.step()
+    keep = numpy.zeros(run.size, dtype=bool)
+    keep[-2:] = True
+    run = run.renewed(keep)
+    for _ in range(4):
+        run.step()
+    short = 0
+    for weights in numpy.eye(run.size):
+        vector = run.kept_vectors(list(range(run.size)))[int(weights.argmax())]
+        true = float((values * vector).norm())
+        short += true > numpy.linalg.norm(run.extended() @ weights) * (1 + 1e-9)
+        assert true <= run.image_length(weights)
+    assert short >= 1
+    assert lower_bound(run) <= float(values.abs().max() / values.abs().min())

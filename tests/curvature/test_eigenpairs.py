@@ -46,14 +46,14 @@ def test_vectors_not_reached_are_nan_and_can_be_started_from() -> None:
             extreme_eigenpairs(operator, 2, start=start)
 
 
-@pytest.mark.parametrize(("k", "room"), [(1, 2**31), (5, 12)])
-def test_old_vectors_save_products_along_training(k: int, room: int) -> None:
+@pytest.mark.parametrize(("k", "room"), [(1, 1000), (5, 12)])
+def test_old_vectors_cost_no_products_along_training(k: int, room: int) -> None:
     """Hessians of five training steps; the values are those of a cold start."""
     problem = CASES["residual"]()
     inputs, targets = problem.first_batch()
     optimiser = torch.optim.SGD(problem.model.parameters(), lr=0.1)
     operator = hessian(problem, check="none")
-    bytes_ = room * operator.shape[0] * 8 if room < 100 else room
+    bytes_ = room * operator.shape[0] * 8
     options = {"k": k, "ends": "largest", "max_basis_bytes": bytes_}
     vectors, products = None, {"cold": 0, "warm": 0}
     for _ in range(5):
@@ -68,7 +68,7 @@ def test_old_vectors_save_products_along_training(k: int, room: int) -> None:
         optimiser.zero_grad()
         problem.value(inputs, targets).backward()
         optimiser.step()
-    assert products["warm"] < (0.9 if k == 1 else 1.0) * products["cold"]
+    assert products["warm"] == products["cold"] if k == 1 else products["warm"] < products["cold"]
 
 
 @pytest.mark.parametrize("k", [1, 5])
@@ -81,6 +81,24 @@ def test_a_warm_start_sees_a_direction_that_has_overtaken_the_old_ones(k: int) -
         frame = extreme_eigenvalues(Diagonal(new), k, ends="largest", start=vectors, seed=seed)
         expected = new.sort(descending=True).values[:k]
         numpy.testing.assert_allclose(frame["value"], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("ends", ["largest", "both"])
+def test_a_warm_start_is_not_deceived_by_a_value_that_the_new_one_has_just_overtaken(
+    k: int, ends: str
+) -> None:
+    """The old vector is still nearly as good, and a run that starts from it converges to it first."""
+    for seed in range(4):
+        old = 0.3 * torch.linspace(-1, 1, 10_000, dtype=torch.float64)
+        old[:4] = torch.tensor([10.0, 5, -8, -4])
+        vectors = extreme_eigenpairs(Diagonal(old), k, ends=ends, seed=seed).vectors
+        new = old.clone()
+        new[1], new[3] = 10.3, -8.24
+        frame = extreme_eigenvalues(Diagonal(new), k, ends=ends, start=vectors, seed=seed)
+        expected = [10.3, 10.0][:k] + ([-8.24, -8.0][:k] if ends == "both" else [])
+        error = abs(frame["value"] - expected)[frame["converged"]]
+        assert len(error) and (error <= 1e-3 * 10.3).all()
 
 
 def test_progress_is_told_after_each_product() -> None:

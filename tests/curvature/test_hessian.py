@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import numpy
 import pytest
 import torch
 from as_found import assert_as_found, snapshot
@@ -251,3 +252,11 @@ def test_zero_initialised_pairs_couple_only_within_their_block() -> None:
     assert hessian(problem, parameters="0.*").dense().abs().max() > 0
     between = hessian(problem, parameters=["0.branch.0", "1.branch.1"]).dense()
     assert between.abs().max() == 0
+
+
+def test_scipy_may_hand_over_reversed_arrays() -> None:
+    """Their strides are negative, which tensors know nothing of."""
+    operator = hessian(CASES["plain"]())
+    vector = numpy.arange(operator.shape[0], dtype=float)
+    expected = operator.dense().numpy() @ vector[::-1]
+    numpy.testing.assert_allclose(operator.to_scipy() @ vector[::-1], expected, atol=1e-12)

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from gradscope.curvature import hessian
 from gradscope.curvature.gradient_graph import exact_derivatives
 from gradscope.curvature.r_operator import NoRule, RuledGraph, rules
+from gradscope.curvature.r_operator.agreement import few_of
 from gradscope.curvature.r_operator.pointwise import OfResult
 from gradscope.problem import Problem
 
@@ -137,12 +138,29 @@ def test_the_comparison_takes_few_examples_of_a_large_batch() -> None:
     operator = hessian(classes(net, 4, sizes=(30, 30)), check="none")
     operator.matvec(torch.ones(operator.shape[0]))
     operator.matvec(torch.ones(operator.shape[0]))
-    assert sizes == [8, 30, 30]
+    assert sizes == [4, 30, 30]
     assert operator.engine == "rules"
     sizes.clear()
-    operator = hessian(classes(net, 4, sizes=(5, 5)), check="none")
+    operator = hessian(classes(net, 4, sizes=(100, 4)), check="none")
     operator.matvec(torch.ones(operator.shape[0]))
-    assert sizes == [5, 5]
+    assert sizes == [8, 100, 4]
+    sizes.clear()
+    operator = hessian(classes(net, 4, sizes=(4, 5)), check="none")
+    operator.matvec(torch.ones(operator.shape[0]))
+    assert sizes == [4, 5]
+
+
+def test_few_are_cut_from_dicts_as_well() -> None:
+    taken = {"x": torch.arange(20), "mask": {"y": torch.ones(20, 2)}, "name": "a", "scale": torch.ones(3)}
+    few = few_of(taken, torch.arange(20))
+    assert few is not None
+    inputs, targets = few
+    assert inputs["x"].tolist() == targets.tolist() == [0, 1, 2, 3]
+    assert inputs["mask"]["y"].shape == (4, 2)
+    assert inputs["name"] == "a"
+    assert len(inputs["scale"]) == 3
+    assert few_of(taken, None) is None
+    assert few_of([torch.ones(20)], torch.arange(20)) is None
 
 
 def test_a_network_that_insists_on_its_batch_is_compared_on_the_whole() -> None:

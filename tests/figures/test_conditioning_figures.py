@@ -94,6 +94,60 @@ def test_blocks_without_couplings_have_no_matrix():
     assert axis.get_ylim()[0] > axis.get_ylim()[1]
 
 
+def rings(axis) -> set[tuple[float, float]]:
+    """Row and column of the cells that have a ring."""
+    return {
+        (round(float(y)), round(float(x)))
+        for one in axis.lines
+        if one.get_label() == "hollow ring: not converged"
+        for x, y in zip(one.get_xdata(), one.get_ydata(), strict=True)
+    }
+
+
+def cell(frame: pd.DataFrame, quantity: str, block: str) -> pd.Series:
+    return (frame["quantity"] == quantity) & (frame["block"] == block)
+
+
+def test_what_has_not_converged_has_a_ring_and_a_clipped_zero_is_no_exact_one():
+    frame = made.block_frame()
+    clipped = cell(frame, "participation_ratio", "blocks.0.0")
+    frame.loc[clipped, ["value", "low", "high", "status"]] = [0.0, 0.0, 2.9, "unconverged"]
+    frame.loc[cell(frame, "trace", "blocks.0.2"), ["value", "low", "high"]] = [0.0, -1.0, 1.0]
+    frame.loc[cell(frame, "trace", "blocks.1.0"), ["value", "low", "high"]] = [0.0, -1e-9, 1e-9]
+    frame.loc[cell(frame, "gradient_norm", "blocks.2.2"), ["value", "status"]] = [np.nan, "unconverged"]
+    frame.loc[cell(frame, "lambda_min", "blocks.2.0"), "status"] = "unconverged"
+    table, matrix = figures.block_curvature(frame).axes
+    assert rings(table) == {(0, 4), (5, 3), (4, 1)} and rings(matrix) == {(4, 4)}
+    drawn = faces(table, 6)
+    assert drawn[0, 4] == drawn[1, 2] == to_hex(SHADES(0.0)) != "#ffffff"
+    assert drawn[2, 2] == drawn[5, 3] == "#ffffff" and hatches(table, 6)[5, 3] == CROSSED
+    assert "hollow ring: not converged" in labels(table.figure)
+    assert "hollow ring: not converged" not in labels(figures.block_curvature(made.block_frame()))
+
+
+def test_only_rows_of_blocks_are_drawn_and_without_any_it_says_what_to_do():
+    frame = made.block_frame()
+    whole = frame[frame["block"] == "blocks.0.0"].assign(block=None, other=None)
+    with_whole = pd.concat([frame, whole, whole], ignore_index=True)
+    told, alone = figures.block_curvature(with_whole), figures.block_curvature(frame)
+    assert [texts(axis) for axis in told.axes] == [texts(axis) for axis in alone.axes]
+    with pytest.raises(
+        ValueError, match=r"no row of the frame has a block.*curvature_study\(problem, by=...\)"
+    ):
+        figures.block_curvature(whole)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.0, np.nan, -1.0])
+def test_nothing_positive_draws_without_a_warning(value, tmp_path):
+    blocks, numbers = made.block_frame().assign(value=value), made.definitions_frame().assign(value=value)
+    for name, figure in {
+        "blocks": figures.block_curvature(blocks),
+        "numbers": figures.condition_numbers(numbers),
+    }.items():
+        figure.savefig(tmp_path / f"{name}.png")
+
+
 # --- learning_rate_grid
 
 
@@ -191,6 +245,21 @@ def test_one_network_at_a_time():
     frame = made.definitions_frame()
     with pytest.raises(ValueError, match=r"several rows of .*'percentile_10'"):
         figures.condition_numbers(pd.concat([frame, frame]))
+
+
+def test_a_frame_of_many_quantities_gives_the_whole_networks_condition_numbers():
+    own = made.definitions_frame().drop(columns="use")
+    others = [
+        own.assign(block="head"),
+        own.assign(batch_size=16.0),
+        own.assign(quantity="lambda_max", definition=None),
+    ]
+    axis = figures.condition_numbers(pd.concat([*others, own], ignore_index=True)).axes[0]
+    plain = figures.condition_numbers(own).axes[0]
+    assert texts(axis) == texts(plain) and arrows(axis) == arrows(plain)
+    assert [one.get_text() for one in axis.get_yticklabels()][:2] == ["percentile 10", "negative ratio"]
+    with pytest.raises(ValueError, match="no row of the frame is one"):
+        figures.condition_numbers(pd.concat(others))
 
 
 # --- what is new in condition_against_depth, eigenvalue_stems and spectral_density

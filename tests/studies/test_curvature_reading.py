@@ -169,6 +169,84 @@ def test_frames_of_the_study_are_read(problem, words):
     assert "nan" not in told
 
 
+ZERO = {"low": -1e-14, "high": 1e-14}
+
+
+def test_an_eigenvalue_of_zero_allows_no_learning_rate():
+    """Of a loss that curves down only, lambda_max is rounding: 2 over it would be 2e16."""
+    downwards = said(
+        row("lambda_max", 1e-16, **ZERO), row("lambda_min", -2.0), condition("negative_ratio", 2e16)
+    )
+    assert "zero within its error" in downwards
+    assert "downwards along its direction, as on a ridge or around a maximum" in downwards
+    assert "learning rate" not in downwards
+    assert "saddle" not in downwards
+    flat = said(row("lambda_max", 1e-16, **ZERO), row("lambda_min", 0.0, **ZERO))
+    assert "flat in every direction that was tried" in flat
+    assert "no direction is seen to curve upwards" in said(row("lambda_max", 0.0))
+    maximum = said(row("lambda_max", -1.0), row("lambda_min", -2.0))
+    assert "no direction curves upwards, and the loss is curved as around a maximum" in maximum
+    upwards = said(row("lambda_max", 1.0), row("lambda_min", 1e-16, **ZERO), condition("negative_ratio", 0.0))
+    assert "no direction found curves downwards beyond that error" in upwards
+
+
+def test_an_unconverged_eigenvalue_leaves_open_what_it_cannot_say():
+    top = row("lambda_max", 4.0, 3.0, 5.0, status="unconverged")
+    assert "up to a learning rate of at most 0.5" in said(top)
+    edge = said(top, row("learning_rate_product", 2.0, status="unconverged"), row("stability_limit", 2.0))
+    assert "the eigenvalue may be larger" in edge
+    lost = row("lambda_max", -1.0, -4.0, 2.0, status="unconverged")
+    assert "whether any direction curves upwards is open" in said(lost)
+    lowest = row("lambda_min", 0.1, -0.2, 0.4, status="unconverged")
+    assert "its sign is open" in said(row("lambda_max", 4.0), lowest, condition("negative_ratio", 0.02))
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "size", "words"),
+    [
+        (1 - 1e-16, 1 - 1e-16, 1 - 1e-16, 7, "few directions carry the trace"),
+        (0.8, 0.5, 1.3, 1000, "one direction may carry the trace, or eigenvalues cancel"),
+        (3e-31, 3e-31, 3e-31, 48, "zero to rounding: positive and negative eigenvalues cancel"),
+        (5.0, 5.0, 5.0, 48, "spread over several directions"),
+    ],
+)
+def test_a_participation_ratio_about_one_or_zero(value, low, high, size, words):
+    rows = [row("lambda_max", 4.0), row("participation_ratio", value, low, high), row("parameters", size)]
+    assert words in said(*rows)
+
+
+def test_one_parameter_is_not_many_directions():
+    told = said(row("lambda_max", 4.0), row("participation_ratio", 1.0), row("parameters", 1), examples=1)
+    assert "directions" not in told
+    assert "All of this is for this one example" in told
+
+
+def test_a_run_through_the_whole_space_leaves_nothing_open():
+    told = said(row("lambda_max", 4.0), condition("kappa_lower", 3.2, high=3.3))
+    assert "in [3.2, 3.3]: the products spent span the whole space" in told
+    assert "not given" not in told
+
+
+def test_one_batch_has_no_bias_to_speak_of():
+    one = row("lambda_max_ratio", 1.3, math.nan, math.nan, batch_size=16, n=1)
+    told = said(row("lambda_max", 4.0), one)
+    assert "On one batch of 16 examples lambda_max is 1.3 times that of all: more draws" in told
+    everything = row("lambda_max_ratio", 1.0, batch_size=4000, n=1)
+    assert "batch" not in said(row("lambda_max", 4.0), everything)
+
+
+def test_sums_have_intervals_and_eigenvalues_bounds():
+    wide = {"status": "unconverged"}
+    told = said(
+        row("lambda_max", 4.0, **wide),
+        row("eigenvalue", 4.0, rank=1, **wide),
+        row("eigenvalue", 3.0, rank=2, **wide),
+        row("trace", 9.0, **wide),
+    )
+    assert "Not converged are 1 of lambda_max, 1 of eigenvalue: bounds of eigenvalues" in told
+    assert "Less accurate than was asked are 1 of trace: their intervals" in told
+
+
 def test_other_frames_are_refused():
     with pytest.raises(ValueError, match="with one row of lambda_max; this frame has 0"):
         curvature_reading(pd.DataFrame([row("trace", 1.0)]))

@@ -12,6 +12,7 @@ from torch import nn
 
 from gradscope.problem import Problem
 from gradscope.studies.block_curvature import block_curvature
+from gradscope.studies.curvature.exact import rounding
 from gradscope.studies.curvature_study import curvature_study
 
 SMALL = {"probes": 3, "steps": 12, "k": 5}
@@ -122,6 +123,13 @@ def test_products_in_float32_give_the_same_to_rounding(dense_limit):
         row = one(frame, quantity)
         assert row["value"] == pytest.approx(value, rel=1e-3)
         assert row["low"] - 1e-6 <= value <= row["high"] + 1e-6
+
+
+def test_the_error_of_a_formed_matrix_is_that_of_its_products():
+    """Eigenvalues of a matrix whose entries came in float32 are off by some eps of float32, not of float64."""
+    spectrum = torch.linspace(-1, 2, 50, dtype=torch.float64)
+    assert rounding(spectrum, torch.float32) == pytest.approx(20 * 2**-23, rel=1e-3)
+    assert rounding(spectrum, torch.float64) == pytest.approx(60 * 2 * 2**-52, rel=1e-3)
 
 
 def test_the_density_integrates_to_one():

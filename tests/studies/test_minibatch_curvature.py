@@ -82,6 +82,14 @@ def test_one_batch_and_too_few_are_told():
     assert rows.loc[10, "reason"] == "only 2 disjoint batches of 10 examples"
     assert rows.loc[20, "reason"].startswith("one batch gives no interval")
     assert math.isnan(rows.loc[20, "low"])
+    assert rows.loc[20, "status"] == "unconverged"
+
+
+def test_all_examples_are_no_draw():
+    frame = minibatch_curvature(specimen(), (24,), 3, ends="largest")
+    (row,) = frame[frame["quantity"] == "lambda_max_ratio"].to_dict("records")
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((1, 1, 1))
+    assert (row["status"], "all examples" in row["reason"]) == ("ok", True)
 
 
 def test_a_whole_without_negative_curvature_has_no_ratio_of_smallest():

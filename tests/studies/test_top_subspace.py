@@ -100,6 +100,25 @@ def test_a_subspace_that_ends_among_unresolved_eigenvalues_has_an_open_share():
     assert "not told apart" in shares.loc[4, "reason"]
 
 
+def test_a_share_that_may_be_anything_is_not_ok():
+    """The two parameters of each output of a linear model have the same eigenvalues as those of the others."""
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(20, 3).double(), torch.randn(20, 4).double()
+    problem = Problem(nn.Linear(3, 4, bias=False).double(), (inputs, targets), loss="half_squared_error")
+    shares = by_rank(top_subspace(problem, 5), "gradient_share")
+    anything = (shares["low"] == 0) & (shares["high"] == 1)
+    assert list(anything) == [True, True, True, False, True]
+    assert list(shares["status"]) == ["unconverged" if open_end else "ok" for open_end in anything]
+
+
+def test_one_parameter_has_no_subspace():
+    problem = Problem(
+        nn.Linear(1, 1, bias=False), (torch.ones(2, 1), torch.ones(2, 1)), loss="half_squared_error"
+    )
+    with pytest.raises(ValueError, match="needs two parameters or more"):
+        top_subspace(problem)
+
+
 def test_without_a_gap_the_outliers_are_undefined():
     row = only(top_subspace(CASES["residual"](), 4), "outliers")
     assert row["status"] == "undefined"

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradscope.curvature.gradient_graph import GradientGraph
+from gradscope.curvature.gradient_graph import GradientGraph, drawn
 from gradscope.curvature.missing_derivatives import normalises_with_bias_alone
 from gradscope.curvature.r_operator.reading import read
 from gradscope.curvature.r_operator.rule import NoRule
@@ -32,19 +32,18 @@ def compared(loss: Tensor, parameters: list[nn.Parameter]) -> RuledGraph:
         return RuledGraph(loss, parameters)
     read(loss, parameters)
     size = sum(parameter.numel() for parameter in parameters)
-    vector = torch.randn(size, generator=torch.Generator().manual_seed(2), dtype=parameters[0].dtype)
-    vector = vector.to(parameters[0].device)
+    vector = drawn(size, parameters[0], torch.Generator().manual_seed(2))
     taped = GradientGraph(loss, parameters)
     by_taping = torch.zeros_like(vector)
     taped.add_product(vector, by_taping)
     del taped
+    length, finite = torch.linalg.vector_norm(by_taping), bool(by_taping.isfinite().all())
     ruled = RuledGraph(loss, parameters)
-    length = torch.linalg.vector_norm(by_taping)
-    by_rules = torch.zeros_like(vector)
-    ruled.add_product(vector, by_rules)
-    error = torch.linalg.vector_norm(by_rules.sub_(by_taping))
+    difference = by_taping.neg_()
+    ruled.add_product(vector, difference)
+    error = torch.linalg.vector_norm(difference)
     tolerance = 1e-9 if vector.dtype == torch.float64 else 1e-4
-    if not error <= tolerance * length and by_taping.isfinite().all():
+    if finite and not error <= tolerance * length:
         raise NoRule(
             f"a product by rules differs from one by double backward by {(error / length).item():.2g} of its length"
         )
@@ -52,10 +51,10 @@ def compared(loss: Tensor, parameters: list[nn.Parameter]) -> RuledGraph:
 
 
 def few_of(inputs: Any, targets: Tensor | None) -> tuple[Any, Tensor] | None:
-    """A batch's first examples, inputs and targets; None where it has no more, or cannot be cut."""
+    """A batch's first examples, inputs and targets; None where it has hardly more, or cannot be cut."""
     whole = examples_in(inputs) if isinstance(inputs, Tensor | Mapping) else 0
     few = min(max(FEWEST, whole // 8), MOST)
-    return None if targets is None or whole <= few else (_first(inputs, few, whole), targets[:few])
+    return None if targets is None or whole < 2 * few else (_first(inputs, few, whole), targets[:few])
 
 
 def loss_of_few(problem: Problem, inputs: Any, targets: Tensor | None) -> Tensor | None:

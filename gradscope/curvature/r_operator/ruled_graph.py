@@ -86,9 +86,7 @@ def _settle(rule: Rule) -> None:
         raise NoRule(f"{type(rule).__name__} cannot be prepared: {str(error).splitlines()[0]}") from error
 
 
-def _cotangents(
-    loss: Tensor, parameters: Sequence[Tensor], steps: Sequence[Step]
-) -> Sequence[Tensor | None]:
+def _cotangents(loss: Tensor, parameters: Sequence[Tensor], steps: Sequence[Step]) -> Sequence[Tensor | None]:
     """One ordinary backward pass, which leaves cotangents with the rules that want them."""
 
     def listen(step: Step) -> Callable[[Any], None]:

@@ -54,6 +54,31 @@ def share_negative(spectrum: Tensor, dtype: torch.dtype) -> dict[str, Any]:
     )
 
 
+def beyond_rows(
+    spectrum: Tensor, threshold: float, dtype: torch.dtype, products: int
+) -> list[dict[str, Any]]:
+    """`negative_share` (below -threshold), `share_above` (beyond it on either side) and the sum of absolute values.
+
+    Args:
+        spectrum: All eigenvalues, [P], float64.
+        threshold: That of the density, positive; NaN where it has none.
+        dtype: Of the products.
+        products: What they cost.
+    """
+    noise, total = rounding(spectrum, dtype), float(spectrum.abs().sum())
+    rows = []
+    for name, sizes in {"negative_share": -spectrum, "share_above": spectrum.abs()}.items():
+        value, low, high = (
+            math.nan if math.isnan(threshold) else float((sizes > threshold + shift).double().mean())
+            for shift in (0.0, noise, -noise)
+        )
+        reason = "the density has no resolution to count beyond" if math.isnan(threshold) else ""
+        rows.append(reading(name, value, low=low, high=high, reason=reason, threshold=threshold))
+    slack = noise * len(spectrum)
+    rows.append(reading("absolute_trace", total, EIGENVALUE, low=max(0.0, total - slack), high=total + slack))
+    return [row | {"products": products} for row in rows]
+
+
 def trace_rows(spectrum: Tensor, products: int) -> list[dict[str, Any]]:
     """Trace, trace of the square and participation ratio (tr H)^2 / tr H^2."""
     whole, square = float(spectrum.sum()), float(spectrum.square().sum())

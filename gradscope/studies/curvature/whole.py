@@ -19,7 +19,7 @@ from gradscope.studies.curvature.conditions import (
     outlier_row,
     undecayed,
 )
-from gradscope.studies.curvature.exact import extreme_rows, share_negative, trace_rows
+from gradscope.studies.curvature.exact import beyond_rows, extreme_rows, share_negative, trace_rows
 from gradscope.studies.curvature.extremes import Budget, extremes
 from gradscope.studies.curvature.rows import reading, values_of
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 OF_EXTREMES = ("negative_ratio", "top_ratio", "bulk_edge_ratio")
 OF_RUNS = ("kappa_lower", "kappa_resolved")
 OF_ALL = ("extreme_ratio", "percentile_10")
+OF_SHARES = ("negative_share", "share_above", "absolute_trace")
 OF_TRACES = ("trace", "trace_of_square", "participation_ratio")
 
 Rows = list[dict[str, Any]]
@@ -44,7 +45,7 @@ class Wanted(NamedTuple):
         probes, steps: Of the density.
         rate: Learning rate, or None.
         limit: Of stability.
-        weight_decay: What the operator has on its diagonal.
+        weight_decay: What the operator has on its diagonal as it is; 0 where it is preconditioned.
     """
 
     k: int
@@ -69,7 +70,12 @@ def formed(operator: ProblemOperator, wanted: Wanted) -> tuple[Rows, "pd.DataFra
     rows = _with_products(rows, size) + rate_rows(known, wanted.rate, wanted.limit)
     totals = trace_rows(spectrum, size)
     rows += [*totals, _effective_rank(rows, totals)]
-    return rows, _density(MatrixOperator(matrix.to(operator.dtype)), wanted).assign(products=size)
+    density = _density(MatrixOperator(matrix.to(operator.dtype)), wanted).assign(products=size)
+    # Its estimates of what all eigenvalues tell are passed over, but for where they count from.
+    shares = density["quantity"].isin(OF_SHARES)
+    threshold = float(density.loc[density["quantity"] == "share_above", "threshold"].iloc[0])
+    rows += beyond_rows(spectrum, threshold, operator.dtype, size)
+    return rows, density[~shares]
 
 
 def by_products(
