@@ -76,6 +76,7 @@ def curvature(asked: Asked, looking: Looking) -> None:
         probes=PROBES,
         steps=looking.steps,
         seed=asked.seed,
+        progress=True,
     )
     # Another run gives the same file but for its time, which the reading tells.
     print(curvature_reading(frame))

@@ -123,8 +123,7 @@ class Lanczos:
         alpha = dot(product, current)
         if not numpy.isfinite(alpha):
             raise FloatingPointError(
-                f"Product {self.steps + 1} with the operator is not finite. Look for NaN or infinite "
-                "parameters."
+                f"Product {self.steps + 1} with {self.operator!r} is not finite: {self.operator.not_finite()}"
             )
         self.steps += 1
         self._extend(alpha)

@@ -1,6 +1,7 @@
 """A matrix known by its products with vectors."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -23,6 +24,8 @@ class Operator(ABC):
         products: Number of products made so far, the unit in which its costs are counted.
         conditions: What distinguishes this operator from others of the same network, as the first columns of
             every frame read off it: `operator`, `batch_norm`, and where there are `weight_decay`, `precondition`.
+        watch: Called with the number of products after each few of them, for progress; None for nobody. So every
+            function that takes an operator can be watched.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class Operator(ABC):
         self.device = device
         self.symmetric = symmetric
         self.products = 0
+        self.watch: Callable[[int], None] | None = None
         self.conditions: dict[str, str] = {}
 
     @abstractmethod
@@ -126,7 +130,10 @@ class Operator(ABC):
 
     def _rows(self, rows: Tensor) -> Tensor:
         self.products += len(rows)
-        return self._apply(rows.detach().to(self.device, self.dtype).contiguous())
+        found = self._apply(rows.detach().to(self.device, self.dtype).contiguous())
+        if self.watch is not None:
+            self.watch(len(rows))
+        return found
 
 
 def require_operator(given: object, who: str) -> None:

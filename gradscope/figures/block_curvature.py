@@ -170,7 +170,8 @@ def _matrix(axis: Axes, asked: pd.DataFrame, blocks: list[Any]) -> None:
     place = np.flatnonzero(alone)
     # The norm of a symmetric matrix takes both of its ends.
     cells.values[place, place] = np.abs(np.hstack([end.values for end in ends])).max(axis=1)[place]
-    cells.unconverged[place, place] = np.hstack([end.unconverged for end in ends]).any(axis=1)[place]
+    either = ends[0].unconverged[:, 0] | ends[1].unconverged[:, 0]
+    cells.unconverged[place, place] = either[place]
     cells.measured[place, place] = True
     drawn = np.isfinite(cells.values) & (cells.values > 0)
     positive = cells.values[drawn]

@@ -75,8 +75,8 @@ def shaded_cells(
             )
     if unconverged is not None and unconverged.any():
         down, right = np.nonzero(unconverged)
-        ring = {"marker": "o", "markersize": 4.5, "markerfacecolor": "white", "markeredgecolor": BLACK}
-        axis.plot(right + 0.4, down - 0.3, linestyle="", label=UNCONVERGED, **ring)
+        (ring,) = axis.plot(right + 0.4, down - 0.3, "o", color=BLACK, markersize=4.5, label=UNCONVERGED)
+        ring.set_markerfacecolor("white")
     axis.set_xlim(-0.5, values.shape[1] - 0.5)
     axis.set_ylim(values.shape[0] - 0.5, -0.5)
     axis.grid(False)

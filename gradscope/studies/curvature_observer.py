@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gradscope.curvature.hessian import hessian
 from gradscope.curvature.operators import DENSE_LIMIT
 from gradscope.curvature.partition import Partition
+from gradscope.curvature.preconditioning import Diagonal
 from gradscope.curvature.problem_operator import ProblemOperator
 from gradscope.curvature.selection import Selection
 from gradscope.instruments.batch_norm import MODES
@@ -83,6 +84,10 @@ class CurvatureObserver:
         blocks: Diagonal blocks whose largest eigenvalue is followed, as in `ProblemOperator.blocks`: `layer`, `block`,
             `stage`, `parameter`, or a mapping from names to selections. Each costs a run of its own.
         parameters: As in `hessian`.
+        precondition: As in `hessian`, or `f(step)` that gives it, as an optimiser's changes; a step at which that gives
+            None, such as Adam's first, is not measured. All eigenvalues are then of the preconditioned Hessian, and
+            momentum is Adam's beta1, whose limit is (2 + 2 beta1) / (1 - beta1), 38 for 0.9. Without it the limit is
+            that of gradient descent and says nothing of Adam.
         dense: Form the Hessian, at P products for P <= 5000 parameters, and read everything off all its eigenvalues.
         loss, batch_norm, forward: As in `Problem`. The loss is the mean over all examples.
         tolerance, max_products, seed: As in `extreme_eigenvalues`.
@@ -92,7 +97,8 @@ class CurvatureObserver:
             more than 5000 parameters with `dense`; on the first, whatever `hessian` refuses.
 
     Source:
-        Cohen et al. (2021), arXiv:2103.00065, for learning rate times lambda_max; Li et al. (2016), arXiv:1611.01186,
+        Cohen et al. (2021), arXiv:2103.00065, for learning rate times lambda_max, and (2022), arXiv:2207.14484, for
+        Adam's; Li et al. (2016), arXiv:1611.01186,
         for condition numbers and the share of negative eigenvalues along training.
 
     Example:
@@ -113,6 +119,7 @@ class CurvatureObserver:
         weight_decay: float = 0.0,
         blocks: Partition | None = None,
         parameters: Selection = None,
+        precondition: Diagonal | Callable[[int], Diagonal] = None,
         dense: bool = False,
         loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         batch_norm: str = "train",
@@ -133,7 +140,8 @@ class CurvatureObserver:
         self.every = every
         self.k = k
         self.learning_rate = learning_rate
-        self.limit = stability_limit(momentum, nesterov=nesterov)
+        self.limit = stability_limit(momentum, nesterov=nesterov, averaged=precondition is not None)
+        self.precondition = precondition
         self.weight_decay = weight_decay
         self.blocks = blocks
         self.parameters = parameters
@@ -149,7 +157,10 @@ class CurvatureObserver:
         """Measure `model` if `every` divides `step`."""
         if step % self.every == 0:
             began = time.perf_counter()
-            rows = self._measured(model, step)
+            diagonal = self.precondition(step) if callable(self.precondition) else self.precondition
+            if diagonal is None and self.precondition is not None:
+                return
+            rows = self._measured(model, step, diagonal)
             ended = time.perf_counter()
             told = {"batch_norm": rows[0]["batch_norm"], "step": step}
             self._rows[step] = rows + [told | row for row in self._cost(began, ended)]
@@ -159,15 +170,19 @@ class CurvatureObserver:
         """All rows so far, by step.
 
         Returns:
-            Columns `batch_norm`, `step`, `quantity`, `unit`, `definition` (of a condition number), `block` (of a
-            `block_lambda_max`), `rank` (of an `eigenvalue`), `value`, `low`, `high` (from residual bounds, or
-            rounding with `dense`), `status`, `reason`.
+            Columns `precondition` where there is one, `batch_norm`, `step`, `quantity`, `unit`, `definition` (of a
+            condition number), `block` (of a `block_lambda_max`), `rank` (of an `eigenvalue`), `value`, `low`, `high`
+            (from residual bounds, or rounding with `dense`), `status`, `reason`.
         """
         import pandas as pd
 
-        return pd.DataFrame([row for step in sorted(self._rows) for row in self._rows[step]], columns=COLUMNS)
+        rows = [row for step in sorted(self._rows) for row in self._rows[step]]
+        frame = pd.DataFrame(rows, columns=COLUMNS)
+        if self.precondition is not None:
+            frame.insert(0, "precondition", "diagonal")
+        return frame
 
-    def _measured(self, model: nn.Module, step: int) -> Rows:
+    def _measured(self, model: nn.Module, step: int, diagonal: Diagonal) -> Rows:
         problem = Problem(model, self.data, **self.about)
         told = {"batch_norm": problem.batch_norm_name, "step": step}
         rate = self._rate(step)
@@ -176,9 +191,8 @@ class CurvatureObserver:
         if any(row["status"] != "ok" for row in rows):
             return [told | row for row in rows + undefined_rows(rate)]
         check = "none" if self._checked else "cheap"
-        with hessian(
-            problem, parameters=self.parameters, weight_decay=self.weight_decay, check=check
-        ) as operator:
+        about: dict[str, Any] = {"weight_decay": self.weight_decay, "precondition": diagonal}
+        with hessian(problem, parameters=self.parameters, **about, check=check) as operator:
             self._checked = True
             rows += self._dense(operator, rate) if self.dense else self._outermost(operator, rate)
         return [told | row for row in rows]

@@ -28,6 +28,7 @@ OF_EIGENVALUES = (
     *("lambda_max_ratio", "lambda_min_ratio"),
 )
 """Quantities that rest on single eigenvalues; the rest are sums, with confidence intervals."""
+DIVIDED = "Descent that divides by the same diagonal, without momentum,"
 
 Row = dict[Any, Any]
 
@@ -105,8 +106,10 @@ def _of_largest(frame: "pd.DataFrame", top: Row) -> list[str]:
     product, limit = _known(frame, "learning_rate_product"), _known(frame, "stability_limit")
     if product is None or limit is None:
         most = "at most " if open_end else ""
+        scaled = isinstance(top.get("precondition"), str)
+        descent = DIVIDED if scaled else "Gradient descent without momentum"
         return [
-            f"{said} Gradient descent without momentum is stable along its direction up to a learning rate of "
+            f"{said} {descent} is stable along its direction up to a learning rate of "
             f"{most}{2 / value:.3g}, which is 2 / lambda_max."
         ]
     share = product["value"] / limit["value"]

@@ -69,8 +69,9 @@ def curvature_study(
     minibatches.
 
     With at most `dense_limit` parameters the Hessian is formed, by P products, and all of these but the density's
-    curve and the count of zero rows are exact. Else they cost at most `max_products` for the eigenvalues, probes * steps for the density and
-    `max_products` for the trace. Progress counts these; blocks and minibatches show theirs.
+    curve and the count of zero rows are exact. Else they cost at most `max_products` for the eigenvalues,
+    probes * steps for the density and `max_products` for the trace. Progress counts these; blocks and minibatches show
+    theirs.
 
     Args:
         problem: Problem or (model, data).
@@ -154,8 +155,7 @@ def curvature_study(
         what = f"curvature of {size} parameters, products of at most"
         with shown_progress(what, most, show=progress) as advance:
             if dense:
-                found, density = formed(operator, wanted)
-                advance(most)
+                found, density = formed(operator, wanted, advance)
             else:
                 found, density = by_products(operator, wanted, advance)
         told: dict[str, Any] = {**operator.conditions, "examples": problem.examples}

@@ -8,7 +8,9 @@ from dense_curvature import dense_gradient, dense_hessian, loss_of
 from torch import nn
 
 from gradscope.curvature.hessian import hessian
+from gradscope.curvature.preconditioning import adam_diagonal
 from gradscope.problem import Problem
+from gradscope.studies.curvature.stability import stability_limit
 from gradscope.studies.curvature_observer import COLUMNS, CurvatureObserver
 
 
@@ -194,6 +196,47 @@ def test_the_limit_is_told_in_a_row():
     assert not {"learning_rate", "learning_rate_product", "stability_limit"} & set(none.frame()["quantity"])
 
 
+@pytest.mark.parametrize("dense", [False, True])
+def test_with_adams_diagonal_values_and_limit_are_those_of_the_preconditioned_hessian(dense):
+    model = net()
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+
+    def diagonal(step):
+        return adam_diagonal(optimiser, model) if step else None
+
+    about = {"learning_rate": 1e-2, "momentum": 0.9, "blocks": "layer", "dense": dense, "tolerance": 1e-7}
+    observer = CurvatureObserver(batch(), every=1, precondition=diagonal, **about)
+    problem = Problem(model, batch())
+    for step in range(3):
+        observer(model, step)
+        if step == 2:
+            break
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(batch()[0]), batch()[1]).backward()
+        optimiser.step()
+    flat = torch.cat([part.flatten() for part in adam_diagonal(optimiser, model).values()])
+    scaled = dense_hessian(problem) / flat.sqrt()[:, None] / flat.sqrt()
+    frame = observer.frame()
+    assert sorted(set(frame["step"])) == [1, 2] and set(frame["precondition"]) == {"diagonal"}
+    found, top = values(frame, 2), torch.linalg.eigvalsh(scaled)[-1].item()
+    assert found["lambda_max"] == pytest.approx(top, rel=1e-6)
+    assert found["learning_rate_product"] == pytest.approx(1e-2 * top, rel=1e-6)
+    assert found["stability_limit"] == pytest.approx(38)
+    first = sum(parameter.numel() for parameter in list(model.parameters())[:2])
+    (block,) = frame[(frame["step"] == 2) & (frame["quantity"] == "block_lambda_max")]["value"].iloc[:1]
+    assert block == pytest.approx(torch.linalg.eigvalsh(scaled[:first, :first])[-1].item(), rel=1e-6)
+
+
+def test_a_running_mean_of_gradients_is_stable_up_to_its_limit():
+    """Adam's steps with its diagonal held still, on a quadratic, a little below and above."""
+    for share, stable in ((0.99, True), (1.01, False)):
+        rate, place, mean = share * stability_limit(0.9, averaged=True), 1.0, 0.0
+        for _ in range(4000):
+            mean = 0.9 * mean + 0.1 * place
+            place -= rate * mean
+        assert (abs(place) < 1) == stable
+
+
 @pytest.mark.parametrize("mode", ["train", "frozen", "running"])
 def test_the_mode_of_batch_norm_is_told_and_used(mode):
     model = batch_norm_net(calibrated=True).train()
@@ -248,6 +291,7 @@ def test_data_of_several_batches_is_one_loss():
         ({"k": 0}, "k >= 1"),
         ({"tolerance": 0.0}, "tolerance > 0"),
         ({"momentum": 1.0}, "momentum lies in"),
+        ({"momentum": 0.9, "nesterov": True, "precondition": torch.ones(3)}, "no limit for Nesterov"),
         ({"batch_norm": "own"}, "batch_norm of a CurvatureObserver is one of"),
     ],
     ids=str,

@@ -1,6 +1,7 @@
 """The whole report on one network's curvature, against the dense Hessian and against its parts."""
 
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from gradscope.problem import Problem
 from gradscope.studies.block_curvature import block_curvature
 from gradscope.studies.curvature.exact import rounding
+from gradscope.studies.curvature_reading import curvature_reading
 from gradscope.studies.curvature_study import curvature_study
 
 SMALL = {"probes": 3, "steps": 12, "k": 5}
@@ -196,6 +198,20 @@ def test_progress_announces_the_cost(capsys):
     assert "curvature of 64 parameters, products of at most: 76/76" in said
 
 
+@pytest.mark.parametrize("dense_limit", [2000, 0])
+def test_progress_goes_product_by_product_and_ends_at_its_announcement(dense_limit, monkeypatch):
+    steps: list[int] = []
+
+    @contextmanager
+    def told(_what, most, *, show):
+        steps.append(-most)
+        yield steps.append
+
+    monkeypatch.setattr("gradscope.studies.curvature_study.shown_progress", told)
+    curvature_study(CASES["plain"](), dense_limit=dense_limit, max_products=20, **SMALL)
+    assert sum(steps) == 0 and len(steps) >= (2 if dense_limit else 20)
+
+
 def test_the_model_is_as_found():
     problem = CASES["batch norm running"]()
     used(problem.model)
@@ -212,9 +228,72 @@ def test_the_model_is_as_found():
         ({"accuracy": 1.0}, "accuracy < 1"),
         ({"learning_rate": -0.1}, "learning_rate > 0"),
         ({"momentum": 1.5}, "momentum lies in"),
+        ({"k": 1.5}, "k is a whole number"),
+        ({"probes": 1}, "probes >= 2, got 1"),
+        ({"steps": 1}, "steps >= 2, got 1"),
+        ({"draws": 0}, "draws >= 1"),
+        ({"tolerance": 0}, "0 < tolerance"),
+        ({"sizes": 16}, r"such as \(16,\)"),
+        ({"sizes": (4, 10)}, "sizes of 1 to 7 examples"),
+        ({"by": "floor"}, "floor"),
+        ({"by": "layer", "precondition": torch.ones(64)}, "no blocks"),
+        ({"nesterov": True, "precondition": torch.ones(64)}, "no limit for Nesterov"),
     ],
     ids=str,
 )
-def test_bad_options_are_told(options, sentence):
+def test_bad_options_are_told_before_any_product(options, sentence, monkeypatch):
+    def measured(*_args, **_options):
+        raise AssertionError("something was measured")
+
+    monkeypatch.setattr("gradscope.curvature.problem_operator.ProblemOperator._apply", measured)
+    monkeypatch.setattr("gradscope.studies.curvature_study.loss_and_gradient", measured)
     with pytest.raises(ValueError, match=sentence):
         curvature_study(CASES["plain"](), **(SMALL | options))
+
+
+def test_shares_and_sums_of_a_formed_hessian_are_counted_not_estimated():
+    problem = CASES["plain"]()
+    exact = torch.linalg.eigvalsh(dense_hessian(problem))
+    frame = curvature_study(problem, **(SMALL | {"steps": 30}))
+    threshold = one(frame, "negative_share")["threshold"]
+    expected = {
+        "share_negative": (exact < -1e-12).double().mean(),
+        "negative_share": (exact < -threshold).double().mean(),
+        "share_above": (exact.abs() > threshold).double().mean(),
+        "absolute_trace": exact.abs().sum(),
+    }
+    for name, value in expected.items():
+        row = one(frame, name)
+        assert row["status"] == "ok" and row["value"] == pytest.approx(value.item(), rel=1e-12)
+        assert row["low"] <= row["value"] <= row["high"] < row["value"] + 0.2
+    assert expected["share_negative"] > expected["negative_share"] > 0
+    assert one(frame, "share_above")["threshold"] == threshold > 0
+    assert set(curvature_study(problem, dense_limit=0, **SMALL)["quantity"]) >= set(expected) - {
+        "share_negative"
+    }
+
+
+def test_a_loader_that_shuffles_batches_with_statistics_is_refused_as_by_hessian():
+    x, y = torch.randn(8, 3, dtype=torch.float64), torch.arange(8) % 3
+    loader = torch.utils.data.DataLoader(list(zip(x, y, strict=True)), batch_size=4, shuffle=True)
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)).double()
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="the DataLoader shuffles"):
+        curvature_study(Problem(model, loader, batch_norm="train"), **SMALL)
+    assert set(curvature_study(Problem(model, list(loader), batch_norm="train"), **SMALL)["batch_norm"])
+
+
+@pytest.mark.parametrize("dense_limit", [2000, 0])
+def test_a_preconditioned_study_is_of_that_hessian_and_has_adams_limit(dense_limit):
+    problem = CASES["plain"]()
+    matrix = dense_hessian(problem)
+    diagonal = torch.linspace(0.5, 2, len(matrix), dtype=torch.float64)
+    exact = torch.linalg.eigvals((matrix + 0.1 * torch.eye(len(matrix))) / diagonal[:, None]).real
+    about = {"precondition": diagonal, "weight_decay": 0.1, "learning_rate": 1e-3, "momentum": 0.9}
+    frame = curvature_study(problem, dense_limit=dense_limit, **about, **SMALL)
+    assert one(frame, "lambda_max")["value"] == pytest.approx(exact.max().item(), rel=1e-6)
+    assert one(frame, "trace")["value"] == pytest.approx(exact.sum().item(), rel=1e-6 if dense_limit else 0.2)
+    assert one(frame, "stability_limit")["value"] == pytest.approx(38)
+    without_rate = frame[~frame["quantity"].isin(("learning_rate_product", "stability_limit"))]
+    assert "divides by the same diagonal, without momentum, is stable" in curvature_reading(without_rate)
+    assert "damped" not in set(frame["definition"]) and set(frame["precondition"]) == {"diagonal"}

@@ -1,7 +1,7 @@
 """Options of a study, refused before anything is measured."""
 
 from collections.abc import Mapping
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 Limits = Mapping[str, tuple[Any, float]]
@@ -28,5 +28,5 @@ def check_between(given: Mapping[str, tuple[Any, float, float]]) -> None:
         ValueError: Names the option, what is wanted and what came.
     """
     for name, (value, low, high) in given.items():
-        if not isinstance(value, Real) or not low < value < high:
+        if not isinstance(value, int | float) or not low < value < high:
             raise ValueError(f"{name} is a number with {low:g} < {name} < {high:g}, got {value!r}.")

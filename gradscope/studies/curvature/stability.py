@@ -16,7 +16,8 @@ def stability_limit(momentum: float = 0.0, *, nesterov: bool = False, averaged: 
         averaged: Whether the momentum is that of a running mean, m = beta1.
 
     Returns:
-        Dimensionless, in [4/3, 4]; from 2 upwards if averaged. Of lambda with weight decay added where the optimiser adds it.
+        Dimensionless, in [4/3, 4]; from 2 upwards if averaged. Of lambda with weight decay added where the optimiser
+        adds it.
 
     Raises:
         ValueError: A momentum outside of [0, 1), or one that is both Nesterov's and averaged.

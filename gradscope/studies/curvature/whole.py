@@ -1,7 +1,8 @@
 """What is measured of a whole network's Hessian: from its matrix, or from products with it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -58,9 +59,12 @@ class Wanted(NamedTuple):
     weight_decay: float
 
 
-def formed(operator: ProblemOperator, wanted: Wanted) -> tuple[Rows, "pd.DataFrame"]:
-    """Rows from all eigenvalues, and the frame of the density, at P products."""
-    matrix = operator.dense()
+def formed(
+    operator: ProblemOperator, wanted: Wanted, advance: Callable[[int], None]
+) -> tuple[Rows, "pd.DataFrame"]:
+    """Rows from all eigenvalues, and the frame of the density, at P products, of which `advance` is told."""
+    with _watched(operator, operator.shape[0], advance):
+        matrix = operator.dense()
     matrix = (matrix + matrix.T) / 2
     size = len(matrix)
     spectrum = torch.linalg.eigvalsh(matrix)
@@ -81,14 +85,15 @@ def formed(operator: ProblemOperator, wanted: Wanted) -> tuple[Rows, "pd.DataFra
 def by_products(
     operator: ProblemOperator, wanted: Wanted, advance: Callable[[int], None]
 ) -> tuple[Rows, "pd.DataFrame"]:
-    """The same from a Lanczos run, a density and a trace; `advance` is told the most that each might have cost."""
+    """The same from a Lanczos run, a density and a trace; `advance` is told of products made and spared."""
     budget = wanted.budget
-    found = extremes(operator, wanted.k, budget)
-    advance(budget.max_products)
-    density = _density(operator, wanted)
-    advance(wanted.probes * min(wanted.steps, operator.shape[0]))
-    estimated = trace(operator, accuracy=wanted.accuracy, max_products=budget.max_products, seed=budget.seed)
-    advance(budget.max_products)
+    with _watched(operator, budget.max_products, advance):
+        found = extremes(operator, wanted.k, budget)
+    with _watched(operator, wanted.probes * min(wanted.steps, operator.shape[0]), advance):
+        density = _density(operator, wanted)
+    about: dict[str, Any] = {"max_products": budget.max_products, "seed": budget.seed}
+    with _watched(operator, budget.max_products, advance):
+        estimated = trace(operator, accuracy=wanted.accuracy, **about)
     known = of_lanczos(found, budget.tolerance)
     rows = eigenvalue_rows(found.frame) + _named(known, (*OF_EXTREMES, *OF_RUNS), wanted)
     rows = _with_products(rows, found.products) + rate_rows(known, wanted.rate, wanted.limit)
@@ -98,6 +103,25 @@ def by_products(
         for row in estimated.to_dict("records")
     ]
     return [*rows, *totals, _effective_rank(rows, totals)], density
+
+
+@contextmanager
+def _watched(operator: Operator, most: int, advance: Callable[[int], None]) -> Iterator[None]:
+    """Tell `advance` of each product, and in the end of those that were spared of the `most` there might have been."""
+    left = most
+
+    def watch(products: int) -> None:
+        nonlocal left
+        advance(min(products, left))
+        left -= min(products, left)
+
+    operator.watch = watch
+    try:
+        yield
+    finally:
+        operator.watch = None
+    if left:
+        advance(left)
 
 
 def _density(operator: Operator, wanted: Wanted) -> "pd.DataFrame":
