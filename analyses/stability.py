@@ -112,7 +112,7 @@ def claims(rates: pd.DataFrame, sharpened: pd.DataFrame, size: Preset) -> dict[t
     """The statistic of each claim, one value a seed."""
     excess = where(rates, quantity="excess_loss")
     # A rate at which training diverged is no candidate for the best, and does not count as borne.
-    best = np.log10(excess.groupby(["seed", "network"])["value"].min().unstack())
+    best = excess.groupby(["seed", "network"])["value"].min().map(np.log10).unstack()
     borne = (excess["value"] < REACHED).groupby([excess["seed"], excess["network"]]).sum().unstack()
     late = where(sharpened, quantity="learning_rate_product")
     late = late[late["step"] > 0.75 * size.edge_steps]

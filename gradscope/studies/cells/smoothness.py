@@ -58,9 +58,9 @@ def spectrum(
         lanczos_steps: Steps of the density; the eigenvalues may take as many products again.
 
     Returns:
-        Rows of `extreme_eigenvalues` and `spectral_density`, the training loss on these images, `lambda_max` by itself,
-        and `mean_square_eigenvalue`, tr H^2 / P, with the ten extreme eigenvectors split off so that a single large
-        eigenvalue is not left to the draw of probes. Batch normalisation with stored statistics: after training, its own;
+        Rows of `extreme_eigenvalues` and `spectral_density`, the training loss on these images, `lambda_max` alone, and
+        `mean_square_eigenvalue`, tr H^2 / P, with the ten extreme eigenvectors split off, so that no single large
+        eigenvalue is left to the draw of probes. Batch normalisation with stored statistics: after training, its own;
         before, those of these images.
     """
     import pandas as pd
