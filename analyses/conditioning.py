@@ -189,7 +189,9 @@ def theory(size: Preset, settings: Settings) -> pd.DataFrame:
         for n, product in isometries.items()
     }
     overlays = [
-        gs.theory.conditioning_overlay(orthogonal, "of the weights' product").assign(network="plain, orthogonal"),
+        gs.theory.conditioning_overlay(orthogonal, "of the weights' product").assign(
+            network="plain, orthogonal"
+        ),
         gs.theory.conditioning_overlay(two, "singular values of G").assign(network="2-shortcut, zero"),
         gs.theory.conditioning_overlay(one, "block Toeplitz form").assign(network="1-shortcut, zero"),
     ]

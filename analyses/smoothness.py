@@ -63,7 +63,9 @@ def main(settings: Settings) -> Section:
     kept = {"root": settings.root, "folder": settings.cache / "networks"}
     measured = gs.sweep(
         cells.spectrum,
-        gs.grid(network=cells.NETWORKS, state=STATES, **shared, lanczos_steps=size.steps, seed=settings.seeds),
+        gs.grid(
+            network=cells.NETWORKS, state=STATES, **shared, lanczos_steps=size.steps, seed=settings.seeds
+        ),
         key={"data": data.sha256},
         constants=kept,
         **options,

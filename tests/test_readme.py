@@ -206,7 +206,8 @@ def studied() -> dict[str, Callable[[gs.Problem], Any]]:
         "top_subspace": lambda problem: gs.top_subspace(problem, 2),
         "eigenvalue_convergence": observed_run,
         "CurvatureObserver": lambda problem: observed(
-            gs.CurvatureObserver(problem.first_batch(), learning_rate=0.1, dense=True, blocks="layer"), problem
+            gs.CurvatureObserver(problem.first_batch(), learning_rate=0.1, dense=True, blocks="layer"),
+            problem,
         ),
     }
 
