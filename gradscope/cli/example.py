@@ -5,7 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
-LARGEST_TABLE = 40_000
+LARGEST_TABLE = 60_000
 LARGEST_FIGURE = 60_000
 PARTS = {"report.md", "provenance.json", "figures", "tables"}
 
@@ -29,7 +29,7 @@ def check_replaceable(folder: Path) -> None:
 def write_example(report: Path, folder: Path) -> Path:
     """Copy `report.md`, its figures and its short tables from a report; returns the Markdown's path.
 
-    Figures are SVG up to 60 kB, beyond that SVG or PNG, whichever is smaller; tables over 40 kB are left
+    Figures are SVG up to 60 kB, beyond that SVG or PNG, whichever is smaller; tables over 60 kB are left
     out, for the command that made the report makes them again. What lay in `folder` is replaced.
 
     Raises:
