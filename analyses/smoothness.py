@@ -4,7 +4,7 @@ The density of the Hessian's eigenvalues with and without skips, with and withou
 training (Ghorbani et al. 2019, arXiv:1901.10159; Yao et al. 2020, arXiv:1912.07145), and how far a minibatch's largest
 eigenvalue is from that of the images it was drawn from.
 
-    python -m analyses.smoothness      four minutes on two cores
+    python -m analyses.smoothness      five minutes on two cores
     writes reports/smoothness/: a page, verdicts, tables and figures
 """
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from as_found import assert_as_found, snapshot, used
-from cases import CASES, batch_norm_net, plain_net, residual_net
+from cases import CASES, batch_norm_net, residual_net
 from dense_curvature import dense_gradient, dense_hessian, loss_of
+from observed_nets import batch, moved, net, values
 from torch import nn
 
 from gradscope.curvature.hessian import hessian
@@ -12,32 +13,6 @@ from gradscope.curvature.preconditioning import adam_diagonal
 from gradscope.problem import Problem
 from gradscope.studies.curvature.stability import stability_limit
 from gradscope.studies.curvature_observer import COLUMNS, CurvatureObserver
-
-
-def batch(examples=9, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(examples, 4, generator=generator, dtype=torch.float64)
-    return inputs, torch.randint(0, 3, (examples,), generator=generator)
-
-
-def net(make=plain_net, seed=0):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make().double().train()
-
-
-def moved(model, scale, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    return model
-
-
-def values(frame, step=0):
-    rows = frame[(frame["step"] == step) & frame["block"].isna() & frame["rank"].isna()]
-    names = rows["definition"].where(rows["quantity"] == "condition_number", rows["quantity"])
-    return dict(zip(names, rows["value"], strict=True))
 
 
 @pytest.mark.parametrize("dense", [False, True])
